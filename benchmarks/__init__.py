@@ -1,0 +1,1 @@
+"""Commands that measure, and write JSON and pictures to benchmarks/results."""

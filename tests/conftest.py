@@ -1,0 +1,46 @@
+"""A small world model of random weights, for everything that does not depend on what was learned."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from wm_gym.models.mdn_rnn import MDNRNN
+from wm_gym.models.vae import VAE
+from wm_gym.world_model import Starts, WorldModel, WorldModelConfig
+
+EPISODE_STARTS, ALL_STARTS, WINDOW = 10, 24, 6
+
+
+def make_world_model(**config) -> WorldModel:
+    """Random weights of the real sizes, a rare end, ten episode starts and fourteen in mid-drive."""
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    vae, memory = VAE(), MDNRNN()
+    with torch.no_grad():
+        memory.mixture.weight.mul_(3)  # uneven mixtures
+        memory.end.bias.fill_(-4)
+    length = np.zeros(ALL_STARTS, np.int64)
+    length[EPISODE_STARTS:] = rng.integers(1, WINDOW + 1, ALL_STARTS - EPISODE_STARTS)
+    starts = Starts(
+        z=rng.standard_normal((ALL_STARTS, WINDOW + 1, 32)).astype(np.float32),
+        actions=rng.uniform([-1, 0, 0], [1, 1, 1], (ALL_STARTS, WINDOW, 3)).astype(np.float32),
+        length=length,
+        tiles=np.where(length > 0, 20.0, 0.0).astype(np.float32),
+    )
+    return WorldModel(WorldModelConfig(**config), vae, memory, starts)
+
+
+@pytest.fixture(scope="session")
+def world_model_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The folder of a saved small world model; use it as ``world_model=``."""
+    folder: Path = tmp_path_factory.mktemp("artifact") / "world_model"
+    make_world_model().save(folder)
+    return str(folder)
+
+
+@pytest.fixture(autouse=True)
+def one_torch_thread() -> None:
+    """Tests run side by side; none gains from more threads."""
+    torch.set_num_threads(1)

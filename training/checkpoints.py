@@ -1,0 +1,57 @@
+"""Checkpoints that an interrupted stage goes on from, and the log beside them."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from training.files import write_atomic
+
+
+def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
+    """Write tensors and plain values, atomically."""
+    write_atomic(path, lambda file: torch.save(content, file))
+
+
+def load_checkpoint(path: Path, device: str | torch.device = "cpu") -> dict[str, Any]:
+    """Read a checkpoint; only tensors and plain values are accepted.
+
+    Raises:
+        FileNotFoundError: when the stage that writes it has not run.
+
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint at {path}: run the stage before this one first")
+    return torch.load(path, map_location=device, weights_only=True)
+
+
+def append_log(path: Path, line: dict[str, Any]) -> None:
+    """Add one JSON line to a log."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """Return the lines of a log; none if it does not exist."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
+def segment(checkpoint: dict[str, Any] | None, epochs: int) -> tuple[int, int]:
+    """Return the first and last epoch of the learning rate's cosine.
+
+    A finished checkpoint that is trained for more epochs starts a new cosine; an interrupted one goes on in its own.
+    """
+    if checkpoint is None:
+        return 0, epochs
+    first, last = checkpoint["segment"]
+    return (first, epochs) if checkpoint["epoch"] < last else (checkpoint["epoch"], epochs)
+
+
+def cosine(progress: float, low: float = 0.05) -> float:
+    """Return the factor of the learning rate, from 1 at progress 0 to ``low`` at 1."""
+    return low + (1 - low) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))

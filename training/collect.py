@@ -1,0 +1,160 @@
+"""Collect drives of the real CarRacing-v3 with several processes, or draw the frames of kept drives again.
+
+python -m training.collect --out runs/mine/rollouts --episodes 100 --policy scripted --burst-rate 0.02
+python -m training.collect --out runs/mine/rollouts --replay
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import tyro
+from tqdm import tqdm
+
+from training.rollouts import Driver, Episode, Recorder, episode_files, frames_file, save_frames
+from training.workers import map_jobs
+from wm_gym.evaluate import rollout
+from wm_gym.frames import check_version
+from wm_gym.policies import ActionBursts, load_policy
+from wm_gym.wrappers import RNNHiddenObservation, VAELatentObservation
+
+TRAINING_SEEDS = range(0, 1_000_000)
+"""Track seeds for collection and training."""
+
+
+@dataclass
+class Args:
+    """What to collect."""
+
+    out: Path = Path("runs/default/rollouts")
+    """folder for the episodes; what it holds already is kept and counted"""
+    episodes: int = 100
+    """the folder is filled up to this many episodes"""
+    policy: str = "random"
+    """"random", "scripted" (privileged), "bundled", a controller's folder or a Stable-Baselines3 zip"""
+    world_model: Path | None = None
+    """folder of the world model whose latents the policy sees; not needed by "random" and "scripted" drives"""
+    members: int = 0
+    """let this many members of a population of controllers drive in turn"""
+    burst_rate: float = 0.0
+    """probability a step that a burst of one random action starts; 1 for nothing but held random actions"""
+    burst_length: int = 20
+    """longest burst, in steps"""
+    max_steps: int = 1000
+    """steps of an episode at most"""
+    frames: str = "crop84"
+    """version of the frames, see wm_gym.frames"""
+    workers: int = 2
+    """number of processes"""
+    replay: bool = False
+    """draw missing frames of the episodes in the folder again, instead of collecting"""
+
+
+@dataclass(frozen=True)
+class Drive:
+    """One job of a worker: drive track ``seed`` and write the episode to ``folder``."""
+
+    folder: Path
+    seed: int
+    driver: Driver
+    max_steps: int
+    version: str
+
+
+def drive(job: Drive) -> Episode:
+    """Drive one episode on gymnasium's own CarRacing-v3 and save it with its frames."""
+    recorder = Recorder(gym.make("CarRacing-v3").unwrapped, job.version)
+    env: gym.Env = gym.wrappers.TimeLimit(recorder, job.max_steps)
+    if job.driver.world_model is not None:
+        env = RNNHiddenObservation(VAELatentObservation(env, job.driver.world_model))
+    policy = load_policy(job.driver.policy, env, job.seed)
+    if job.driver.member is not None:
+        policy = policy.member(job.driver.member)  # type: ignore[attr-defined]
+    if job.driver.burst_rate > 0:
+        policy = ActionBursts(policy, env.action_space, job.driver.burst_rate, job.driver.burst_length, job.seed)
+    list(rollout(env, policy, [job.seed]))
+    env.close()
+    return recorder.save(job.folder, job.seed, job.driver)
+
+
+@dataclass(frozen=True)
+class Replay:
+    """One job of a worker: draw the frames of the episode in ``path`` again."""
+
+    path: Path
+    version: str
+
+
+def replay(job: Replay) -> Episode:
+    """Drive an episode's actions again, write its frames, and return the episode.
+
+    Raises:
+        RuntimeError: when the rewards differ from the recorded ones: this env is not the one that was recorded.
+
+    """
+    episode = Episode.load(job.path)
+    env = Recorder(gym.make("CarRacing-v3").unwrapped, job.version)
+    env.reset(seed=episode.seed)
+    for action in episode.actions:
+        env.step(action)
+    env.close()
+    if not np.array_equal(np.array(env.rewards, dtype=np.float32), episode.rewards):
+        raise RuntimeError(f"{job.path}: its actions do not earn the recorded rewards on this CarRacing-v3")
+    save_frames(job.path.parent, episode.seed, job.version, np.stack(env.frames))
+    return episode
+
+
+def new_drives(args: Args) -> list[Drive]:
+    """Return the drives that are missing from the folder, on its first unused track seeds."""
+    taken = {int(path.stem) for path in episode_files(args.out)}
+    missing = max(0, args.episodes - len(taken))
+    seeds = itertools.islice((seed for seed in TRAINING_SEEDS if seed not in taken), missing)
+    label = {"random": "random", "scripted": "privileged"}.get(args.policy, "own")
+    world_model = None if args.world_model is None else str(args.world_model)
+    driver = Driver(args.policy, label, args.burst_rate, args.burst_length, world_model)
+    return [
+        Drive(
+            args.out,
+            seed,
+            replace(driver, member=i % args.members if args.members else None),
+            args.max_steps,
+            args.frames,
+        )
+        for i, seed in enumerate(seeds)
+    ]
+
+
+def main(args: Args) -> list[Episode]:
+    """Run the missing drives (or replays) and return their episodes; kept episodes are not touched.
+
+    Raises:
+        ValueError: for an unknown frame version.
+
+    """
+    check_version(args.frames)
+    if args.replay:
+        paths = [
+            path for path in episode_files(args.out) if not frames_file(args.out, int(path.stem), args.frames).is_file()
+        ]
+        results = map_jobs(replay, [Replay(path, args.frames) for path in paths], args.workers)
+        total = len(paths)
+    else:
+        drives = new_drives(args)
+        results, total = map_jobs(drive, drives, args.workers), len(drives)
+    episodes, frames, start = [], 0, time.monotonic()
+    with tqdm(results, total=total, desc="replay" if args.replay else f"collect {args.policy}", unit="episode") as bar:
+        for episode in bar:
+            episodes.append(episode)
+            frames += len(episode.actions) + 1
+            mean = float(np.mean([e.rewards.sum() for e in episodes]))
+            bar.set_postfix(score=f"{mean:.0f}", fps=f"{frames / (time.monotonic() - start):.0f}")
+    return episodes
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args, description=__doc__))

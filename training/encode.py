@@ -1,0 +1,93 @@
+"""Encode all frames of a rollouts folder with V.
+
+python -m training.encode --rollouts runs/mine/rollouts --vae runs/mine/vae --out runs/mine/latents
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+from tqdm import tqdm
+
+from training.checkpoints import load_checkpoint, save_checkpoint
+from training.device import choose_device
+from training.latents import LatentEpisode
+from training.rollouts import Episode, episode_files, open_frames
+from wm_gym.models.vae import VAE, VAEConfig
+
+
+@dataclass
+class Args:
+    """What to encode."""
+
+    rollouts: Path = Path("runs/default/rollouts")
+    """folder of episodes with cached frames"""
+    vae: Path = Path("runs/default/vae")
+    """folder of V's checkpoint"""
+    out: Path = Path("runs/default/latents")
+    """folder for the encoded episodes; those that this V has encoded are kept"""
+    batch: int = 512
+    """frames a step"""
+    device: str = "auto"
+    """a torch device; "auto" is CUDA where there is one, else the CPU"""
+
+
+def load_vae(checkpoint: dict[str, Any]) -> VAE:
+    """Build V from its checkpoint."""
+    config = checkpoint["config"]
+    vae = VAE(VAEConfig(**{**config, "channels": tuple(config["channels"])}))
+    vae.load_state_dict(checkpoint["model"])
+    return vae.eval().requires_grad_(False)
+
+
+def fingerprint(vae: VAE) -> str:
+    """Return a short hash of V's weights as an artifact keeps them, in float16."""
+    digest = hashlib.sha256()
+    for tensor in vae.state_dict().values():
+        digest.update(tensor.cpu().half().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def main(args: Args) -> list[Path]:
+    """Encode what is missing or stale, and return the paths of all encoded episodes."""
+    device = choose_device(args.device)
+    checkpoint = load_checkpoint(args.vae / "checkpoint.pt", device)
+    # float16 weights, as the artifact will hold them, so that the memory learns the very latents that users will see
+    checkpoint["model"] = {name: tensor.half().float() for name, tensor in checkpoint["model"].items()}
+    vae = load_vae(checkpoint).to(device)
+    mark = fingerprint(vae)
+    save_checkpoint(args.out / "vae.pt", {**checkpoint, "optimizer": None, "fingerprint": mark})
+    paths = []
+    for source in tqdm(episode_files(args.rollouts), desc="encode", unit="episode"):
+        path = args.out / source.name
+        paths.append(path)
+        if path.is_file() and LatentEpisode.load(path).vae == mark:
+            continue
+        episode = Episode.load(source)
+        frames = open_frames(args.rollouts, episode.seed, checkpoint["frames"])
+        parts = [
+            vae.encode(torch.from_numpy(frames[i : i + args.batch].copy()).to(device))
+            for i in range(0, len(frames), args.batch)
+        ]
+        mu, logvar = (torch.cat(values).cpu().numpy() for values in zip(*parts, strict=True))
+        LatentEpisode(
+            seed=episode.seed,
+            vae=mark,
+            mu=mu,
+            logvar=logvar,
+            actions=episode.actions,
+            tiles=episode.tiles,
+            track_tiles=episode.track_tiles,
+            failed=episode.terminated and not episode.lap_finished,
+            label=episode.driver.label,
+        ).save(args.out)
+    return paths
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args, description=__doc__))

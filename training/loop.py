@@ -1,0 +1,251 @@
+"""The whole pipeline in rounds: collect, V, encode, M, C in the dream, validate on the real car, collect with C, ...
+
+    python -m training.loop --preset smoke --run runs/smoke      # minutes
+    python -m training.loop --preset laptop --run runs/laptop    # two cores, hours
+    python -m training.loop --preset paper --run runs/paper      # Ha & Schmidhuber's sizes
+
+Each stage reads and writes folders of the run and is a no-op for what is there already, so the same command goes on
+where the last one was stopped, however it was stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import tyro
+from tqdm import tqdm
+
+from training import collect, encode, train_controller, train_rnn, train_vae
+from training.checkpoints import append_log, read_log
+from training.files import write_json
+from training.rollouts import Episode, episode_files
+from wm_gym.evaluate import make_lanes, rollout, summarize
+from wm_gym.models.controller import Controller
+from wm_gym.world_model import WorldModel
+
+VALIDATION_SEEDS = range(1_000_000, 1_000_100)
+"""Tracks for choosing between checkpoints."""
+
+
+@dataclass
+class Args:
+    """A run. The paths inside the stages' settings are set by --run."""
+
+    run: Path = Path("runs/default")
+    """folder of the run"""
+    rounds: int = 12
+    """of collecting, training and evolving"""
+    random_episodes: int = 30
+    """first data: drives of held random actions"""
+    random_steps: int = 500
+    """length of these drives"""
+    scripted_episodes: int = 70
+    """first data: drives of the scripted, privileged driver with bursts of random actions; 0 trains from scratch"""
+    own_episodes: int = 16
+    """drives a round after the first: half by the controller, half by members of the last population"""
+    own_burst_rate: float = 0.01
+    """probability a step that a burst of one random action disturbs an own drive"""
+    vae_epochs: int = 0
+    """more epochs of V in each round after the first (vae.epochs is the first round's)"""
+    rnn_epochs: int = 10
+    """more epochs of M in each round after the first (rnn.epochs is the first round's)"""
+    generations: int = 20
+    """more generations of C in each round after the first (controller.generations is the first round's)"""
+    real_generations: int = 0
+    """evolve a controller on the real env too, for so many generations, after the last round"""
+    validation_tracks: int = 10
+    """real validation tracks that a round's controller drives"""
+    max_steps: int = 1000
+    """steps of a real drive at most"""
+    workers: int = 2
+    """processes that drive the real env"""
+    vae: train_vae.Args = field(default_factory=train_vae.Args)
+    """V"""
+    rnn: train_rnn.Args = field(default_factory=train_rnn.Args)
+    """M"""
+    controller: train_controller.Args = field(default_factory=train_controller.Args)
+    """C"""
+
+
+PRESETS = {
+    "smoke": Args(
+        rounds=2,
+        random_episodes=3,
+        random_steps=80,
+        scripted_episodes=5,
+        own_episodes=2,
+        rnn_epochs=1,
+        generations=1,
+        real_generations=1,
+        validation_tracks=1,
+        max_steps=150,
+        vae=train_vae.Args(epochs=2, batch=64),
+        rnn=train_rnn.Args(epochs=3, held_out=4),
+        controller=train_controller.Args(generations=2, population=6, rollouts=2, max_steps=50),
+    ),
+    "laptop": Args(
+        vae=train_vae.Args(epochs=4, batch=128),
+        rnn=train_rnn.Args(epochs=120),
+        controller=train_controller.Args(generations=40, max_steps=400, temperature=1.3, starts="any"),
+    ),
+    "paper": Args(
+        rounds=1,
+        random_episodes=10_000,
+        random_steps=1000,
+        scripted_episodes=0,
+        vae=train_vae.Args(epochs=10, batch=100, learning_rate=1e-4, free_bits=0.5),
+        rnn=train_rnn.Args(epochs=20, batch=100, chunk=1000, learning_rate=1e-3),
+        controller=train_controller.Args(generations=1800, population=64, rollouts=16),
+        validation_tracks=100,
+    ),
+}
+
+
+class Timer:
+    """Seconds spent in each stage of a round."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        """Add the time spent inside to a stage."""
+        start = time.monotonic()
+        yield
+        self.seconds[stage] = round(self.seconds.get(stage, 0.0) + time.monotonic() - start, 1)
+
+
+def first_drives(args: Args) -> list[collect.Args]:
+    """Return what to collect before there is a controller."""
+    common = collect.Args(out=args.run / "rollouts", workers=args.workers, frames=args.vae.frames)
+    random = args.random_episodes
+    scripted = random + args.scripted_episodes // 2
+    return [
+        replace(common, episodes=random, burst_rate=1.0, burst_length=40, max_steps=args.random_steps),
+        replace(common, episodes=scripted, policy="scripted", burst_rate=0.02, max_steps=args.max_steps),
+        replace(
+            common,
+            episodes=random + args.scripted_episodes,
+            policy="scripted",
+            burst_rate=0.05,
+            burst_length=40,
+            max_steps=args.max_steps,
+        ),
+    ]
+
+
+def own_drives(args: Args, number: int) -> list[collect.Args]:
+    """Return what to collect with the controller of the round before ``number``."""
+    before = args.run / "rounds" / f"{number - 1:03d}"
+    total = args.random_episodes + args.scripted_episodes + (number - 1) * args.own_episodes
+    common = collect.Args(
+        out=args.run / "rollouts",
+        world_model=before / "world_model",
+        burst_rate=args.own_burst_rate,
+        max_steps=args.max_steps,
+        workers=args.workers,
+        frames=args.vae.frames,
+    )
+    return [
+        replace(common, episodes=total + args.own_episodes // 2, policy=str(before / "controller")),
+        replace(
+            common,
+            episodes=total + args.own_episodes,
+            policy=str(before / "population"),
+            members=args.own_episodes - args.own_episodes // 2,
+        ),
+    ]
+
+
+def validate(args: Args, folder: Path, tracks: int) -> dict[str, Any]:
+    """Drive a round's controller on real validation tracks and in as many dreams; return the summaries."""
+    controller, model = Controller.from_pretrained(folder / "controller"), str(folder / "world_model")
+    summaries = {}
+    for env_id, lanes in ((train_controller.REAL, min(args.workers, tracks)), (train_controller.DREAM, tracks)):
+        envs = make_lanes(env_id, lanes, world_model=model, max_episode_steps=args.max_steps)
+        results = rollout(envs, controller, VALIDATION_SEEDS[:tracks])
+        summaries[env_id] = list(tqdm(results, total=tracks, desc=f"validate {env_id}", unit="episode"))
+        envs.close()
+    real, dream = summaries[train_controller.REAL], summaries[train_controller.DREAM]
+    frames = sum(result.steps + 1 for result in real)
+    return {"real": summarize(real), "dream": summarize(dream), "frames": frames}
+
+
+def run_round(args: Args, number: int) -> dict[str, Any]:
+    """Run one round, or what is missing of it, and return its line of the log."""
+    run, timer = args.run, Timer()
+    with timer("collect"):
+        for drives in first_drives(args) if number == 0 else own_drives(args, number):
+            collect.main(drives)
+    with timer("vae"):
+        epochs = args.vae.epochs + number * args.vae_epochs
+        train_vae.main(replace(args.vae, rollouts=run / "rollouts", out=run / "vae", epochs=epochs))
+    with timer("encode"):
+        encode.main(encode.Args(run / "rollouts", run / "vae", run / "latents", device=args.vae.device))
+    with timer("rnn"):
+        epochs = args.rnn.epochs + number * args.rnn_epochs
+        artifact = train_rnn.main(replace(args.rnn, latents=run / "latents", out=run / "rnn", epochs=epochs))
+    with timer("controller"):
+        generations = args.controller.generations + number * args.generations
+        train_controller.main(
+            replace(args.controller, world_model=str(artifact), out=run / "controller", generations=generations)
+        )
+    kept = run / "rounds" / f"{number:03d}"
+    WorldModel.load(artifact).save(kept / "world_model")
+    for name in ("controller", "population"):
+        Controller.from_pretrained(run / "controller" / name).save(kept / name)
+    with timer("validate"):
+        scores = validate(args, kept, args.validation_tracks)
+    collected = sum(len(Episode.load(path).actions) + 1 for path in episode_files(run / "rollouts"))
+    return {"round": number, **scores, "collected_frames": collected, "seconds": timer.seconds}
+
+
+def keep_best(run: Path) -> dict[str, Any]:
+    """Copy world model and controller of the round that validated best to ``best`` and return its line."""
+    best = max(read_log(run / "rounds.jsonl"), key=lambda line: line["real"]["mean"])
+    folder = run / "rounds" / f"{best['round']:03d}"
+    WorldModel.load(folder / "world_model").save(run / "best" / "world_model")
+    Controller.from_pretrained(folder / "controller").save(run / "best" / "controller")
+    return best
+
+
+def main(args: Args) -> dict[str, Any]:
+    """Run all rounds that are not done, and return the best one's line of ``rounds.jsonl``."""
+    write_json(args.run / "args.json", asdict(args))
+    log = args.run / "rounds.jsonl"
+    for number in range(len(read_log(log)), args.rounds):
+        line = run_round(args, number)
+        append_log(log, line)
+        tqdm.write(f"round {number}: real {line['real']['mean']:.0f}, dream {line['dream']['mean']:.0f}")
+        keep_best(args.run)
+    if args.real_generations:
+        train_controller.main(
+            replace(
+                args.controller,
+                env=train_controller.REAL,
+                world_model=str(args.run / "best" / "world_model"),
+                out=args.run / "controller-real",
+                generations=args.real_generations,
+                lanes=args.workers,
+            )
+        )
+    return keep_best(args.run)
+
+
+def parse(arguments: list[str] | None = None) -> Args:
+    """Read the command line: --preset chooses the defaults of all other flags."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--preset", choices=sorted(PRESETS), default="laptop")
+    known, rest = parser.parse_known_args(arguments)
+    description = f"{__doc__}\n--preset {'|'.join(sorted(PRESETS))} (default: laptop) sets the defaults shown here."
+    return tyro.cli(Args, default=PRESETS[known.preset], args=rest, description=description)
+
+
+if __name__ == "__main__":
+    main(parse())

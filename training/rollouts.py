@@ -1,0 +1,166 @@
+"""Episodes on disk.
+
+CarRacing is deterministic, so an episode *is* its track seed, its exact actions and what drove it: ``<seed>.npz``, a
+few kB. Its frames are a cache that can be drawn again, ``frames-<version>/<seed>.npy``, uint8 ``(T + 1, 64, 64, 3)``,
+and are memory-mapped.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+
+from training.files import write_atomic
+from wm_gym.frames import encoder_input
+
+
+@dataclass(frozen=True)
+class Driver:
+    """What drove an episode.
+
+    Attributes:
+        policy: a name or a folder, as `wm_gym.policies.load_policy` takes it.
+        label: "random", "own" (an agent of the same run) or "privileged" (sees the track or the car's hidden state).
+        burst_rate: probability a step that a burst of one random action starts.
+        burst_length: longest burst, in steps.
+        world_model: the folder of the world model whose latents the policy saw; None for a policy that needs none.
+        member: which member of a population of controllers drove; None for a policy that is no population.
+
+    """
+
+    policy: str
+    label: str
+    burst_rate: float = 0.0
+    burst_length: int = 20
+    world_model: str | None = None
+    member: int | None = None
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One drive of T steps, without its frames.
+
+    Attributes:
+        seed: of the track.
+        actions: float32 ``(T, A)``, exactly as the env received them.
+        rewards: float32 ``(T,)``.
+        tiles: int16 ``(T,)``, tiles visited at each step; those visited at reset count for the first.
+        track_tiles: number of tiles of the track.
+        terminated: whether the last step ended the episode.
+        lap_finished: whether it ended with a finished lap; terminated without is a failure.
+        driver: what drove.
+
+    """
+
+    seed: int
+    actions: npt.NDArray[np.float32]
+    rewards: npt.NDArray[np.float32]
+    tiles: npt.NDArray[np.int16]
+    track_tiles: int
+    terminated: bool
+    lap_finished: bool
+    driver: Driver
+
+    def save(self, folder: Path) -> None:
+        """Write ``<seed>.npz`` into ``folder``, atomically."""
+        fields = {**self.__dict__, "driver": json.dumps(asdict(self.driver))}
+        write_atomic(folder / f"{self.seed}.npz", lambda file: np.savez_compressed(file, **fields))
+
+    @classmethod
+    def load(cls, path: Path) -> Episode:
+        """Read an episode; no pickles are taken."""
+        with np.load(path, allow_pickle=False) as data:
+            fields: dict[str, Any] = {name: data[name] for name in data.files}
+        return cls(
+            **{
+                **{name: value.item() if value.ndim == 0 else value for name, value in fields.items()},
+                "driver": Driver(**json.loads(fields["driver"].item())),
+            }
+        )
+
+
+def episode_files(folder: Path) -> list[Path]:
+    """Return the files of the finished episodes in ``folder``, in the order of their seeds."""
+    return sorted(folder.glob("[0-9]*.npz"), key=lambda path: int(path.stem))
+
+
+def frames_file(folder: Path, seed: int, version: str) -> Path:
+    """Return where the frames of an episode are cached."""
+    return folder / f"frames-{version}" / f"{seed}.npy"
+
+
+def open_frames(folder: Path, seed: int, version: str) -> npt.NDArray[np.uint8]:
+    """Memory-map the cached frames of an episode, uint8 ``(T + 1, 64, 64, 3)``.
+
+    Raises:
+        FileNotFoundError: when they are not cached; the message says how to draw them.
+
+    """
+    path = frames_file(folder, seed, version)
+    if not path.is_file():
+        raise FileNotFoundError(f"no frames at {path}: draw them with `python -m training.collect --replay`")
+    return np.load(path, mmap_mode="r")
+
+
+def save_frames(folder: Path, seed: int, version: str, frames: npt.NDArray[np.uint8]) -> None:
+    """Write an episode's frames to the cache, atomically."""
+    write_atomic(frames_file(folder, seed, version), lambda file: np.save(file, frames))
+
+
+class Recorder(gym.Wrapper):
+    """Keeps what passes through a CarRacing env: encoder inputs, actions, rewards and tiles of the present episode.
+
+    It sits directly on CarRacing, below the latent wrappers, so it sees the very actions that the car got.
+    """
+
+    def __init__(self, env: gym.Env, version: str) -> None:
+        super().__init__(env)
+        self.version = version
+        self.frames: list[npt.NDArray[np.uint8]] = []
+        self.actions: list[npt.NDArray[np.float32]] = []
+        self.rewards: list[float] = []
+        self.visited: list[int] = []
+        self.terminated = self.lap_finished = False
+
+    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        """Start a new record."""
+        observation, info = self.env.reset(**kwargs)
+        self.frames, self.actions, self.rewards, self.visited = [encoder_input(observation, self.version)], [], [], []
+        self.terminated = self.lap_finished = False
+        return observation, info
+
+    def step(self, action: npt.NDArray[np.float32]) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Step the env and record it."""
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        self.frames.append(encoder_input(observation, self.version))
+        self.actions.append(np.array(action, dtype=np.float32))
+        self.rewards.append(float(reward))
+        self.visited.append(self.unwrapped.tile_visited_count)  # type: ignore[attr-defined]
+        self.terminated, self.lap_finished = terminated, bool(info.get("lap_finished", False))
+        return observation, reward, terminated, truncated, info
+
+    def episode(self, seed: int, driver: Driver) -> Episode:
+        """Return the record of the episode that was driven since the last reset."""
+        return Episode(
+            seed=seed,
+            actions=np.stack(self.actions),
+            rewards=np.array(self.rewards, dtype=np.float32),
+            tiles=np.diff(np.array(self.visited), prepend=0).astype(np.int16),
+            track_tiles=len(self.unwrapped.track),  # type: ignore[attr-defined]
+            terminated=self.terminated,
+            lap_finished=self.lap_finished,
+            driver=driver,
+        )
+
+    def save(self, folder: Path, seed: int, driver: Driver) -> Episode:
+        """Write the frames, then the episode (whose file says that all is there), and return it."""
+        save_frames(folder, seed, self.version, np.stack(self.frames))
+        episode = self.episode(seed, driver)
+        episode.save(folder)
+        return episode

@@ -1,0 +1,141 @@
+"""Evolve C with CMA-ES, in the dream or on the real env (Ha & Schmidhuber 2018, appendix A.4).
+
+    python -m training.train_controller --world-model runs/mine/rnn/world_model --out runs/mine/controller
+    python -m training.train_controller --env LatentCarRacing-v0 --lanes 2 --generations 5
+
+The population's members are lanes of one vector env. All members of a generation meet the same starts and noise (common
+random numbers), so their scores differ by what they do.
+"""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import cma
+import numpy as np
+import numpy.typing as npt
+import tyro
+from gymnasium.vector import VectorEnv
+from tqdm import tqdm
+
+from training.checkpoints import append_log
+from training.collect import TRAINING_SEEDS
+from training.files import write_atomic
+from wm_gym.evaluate import make_lanes, rollout
+from wm_gym.models.controller import Controller, ControllerConfig
+
+DREAM, REAL = "DreamCarRacing-v0", "LatentCarRacing-v0"
+
+
+@dataclass
+class Args:
+    """How to evolve C."""
+
+    env: str = DREAM
+    """DreamCarRacing-v0 or LatentCarRacing-v0"""
+    world_model: str = "car_racing"
+    """bundled name or folder"""
+    out: Path = Path("runs/default/controller")
+    """folder for the CMA-ES state, the log, the controller (its mean) and a population (samples of it)"""
+    generations: int = 100
+    """in all; a folder evolved for fewer goes on"""
+    population: int = 64
+    """members of a generation"""
+    rollouts: int = 16
+    """episodes of each member"""
+    sigma: float = 0.1
+    """CMA-ES's first step size; C starts at zero"""
+    diagonal: bool = False
+    """separable CMA-ES: learns a variance for each weight, no covariances"""
+    max_steps: int = 1000
+    """steps of an episode at most"""
+    temperature: float = 1.0
+    """of the dream"""
+    sampling: str = "sample"
+    """"sample", or "mode" for the deterministic dream"""
+    starts: str = "episode"
+    """dreams start at the first frame of an "episode", or from "any" stored moment"""
+    lanes: int = 0
+    """episodes at a time; 0 for all of a generation (the dream), on the real env one process each"""
+    device: str = "cpu"
+    """where the dream runs"""
+    seed: int = 0
+    """of CMA-ES, starts and noise"""
+
+
+def evaluate(
+    envs: VectorEnv, members: npt.NDArray[np.floating], seeds: npt.NDArray[np.int64], config: ControllerConfig
+) -> npt.NDArray[np.float64]:
+    """Return each member's mean score over the seeds, ``(M,)``, for parameters ``(M, P)``.
+
+    Member by seed, the episodes fill the lanes in order, as often as it takes.
+    """
+    jobs = [(member, int(seed)) for member in range(len(members)) for seed in seeds]
+    scores = np.zeros((len(members), len(seeds)))
+    for first in range(0, len(jobs), envs.num_envs):
+        batch = jobs[first : first + envs.num_envs]
+        drivers = [member for member, _ in batch]
+        drivers += [0] * (envs.num_envs - len(batch))
+        for result in rollout(envs, Controller(members[drivers], config), [seed for _, seed in batch]):
+            member, column = divmod(first + result.index, len(seeds))
+            scores[member, column] = result.score
+    return scores.mean(axis=1)
+
+
+def main(args: Args) -> Path:
+    """Evolve until ``args.generations`` and return the folder of the mean controller; each generation is kept.
+
+    Raises:
+        ValueError: for an unknown env.
+
+    """
+    if args.env not in (DREAM, REAL):
+        raise ValueError(f"--env must be {DREAM} or {REAL}, got {args.env!r}")
+    kwargs: dict[str, Any] = {
+        "world_model": args.world_model,
+        "max_episode_steps": args.max_steps,
+        "device": args.device,
+    }
+    lanes = args.lanes or args.population * args.rollouts
+    if args.env == DREAM:
+        kwargs |= {"temperature": args.temperature, "sampling": args.sampling, "starts": args.starts}
+    envs = make_lanes(args.env, lanes, **kwargs)
+    config = ControllerConfig.for_spaces(envs.single_observation_space, envs.single_action_space)
+
+    state = args.out / "cma.pkl"
+    if state.is_file():
+        evolution = pickle.loads(state.read_bytes())
+    else:
+        options = {"popsize": args.population, "CMA_diagonal": args.diagonal, "verbose": -9, "seed": np.nan}
+        evolution = cma.CMAEvolutionStrategy(np.zeros(config.parameters), args.sigma, options)
+    with tqdm(total=args.generations, initial=evolution.countiter, desc=f"CMA-ES {args.env}", unit="generation") as bar:
+        while evolution.countiter < args.generations:
+            generation = evolution.countiter
+            rng = np.random.default_rng((args.seed, generation))
+            np.random.seed(rng.integers(2**32))  # cma draws from NumPy's global stream
+            members = np.array(evolution.ask())
+            scores = evaluate(envs, members, rng.choice(len(TRAINING_SEEDS), args.rollouts, replace=False), config)
+            evolution.tell(list(members), list(-scores))
+            training = {"env": args.env, "generation": generation + 1, "population_score": float(scores.mean())}
+            mean = Controller(evolution.result.xfavorite, replace(config, training=training))
+            mean.save(args.out / "controller")
+            Controller(members, mean.config).save(args.out / "population")
+            line = {
+                **training,
+                "best": float(scores.max()),
+                "std": float(scores.std()),
+                "sigma": float(evolution.sigma),
+            }
+            append_log(args.out / "log.jsonl", line)
+            write_atomic(state, lambda file: file.write(evolution.pickle_dumps()))
+            bar.set_postfix(mean=f"{scores.mean():.0f}", best=f"{scores.max():.0f}", sigma=f"{evolution.sigma:.3f}")
+            bar.update()
+    envs.close()
+    return args.out / "controller"
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args, description=__doc__))

@@ -1,0 +1,129 @@
+"""Train V on the frames of a rollouts folder.
+
+python -m training.train_vae --rollouts runs/mine/rollouts --out runs/mine/vae --epochs 10
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import tyro
+from tqdm import tqdm
+
+from training.checkpoints import append_log, cosine, load_checkpoint, save_checkpoint, segment
+from training.device import choose_device
+from training.rollouts import episode_files, open_frames
+from wm_gym.models.vae import VAE, VAEConfig, sample_latent, vae_loss
+
+
+@dataclass
+class Args:
+    """How to train V."""
+
+    rollouts: Path = Path("runs/default/rollouts")
+    """folder of episodes with cached frames"""
+    out: Path = Path("runs/default/vae")
+    """folder for the checkpoint and the log"""
+    epochs: int = 10
+    """passes over all frames in all; a folder trained for fewer goes on"""
+    batch: int = 256
+    """frames a step"""
+    learning_rate: float = 1e-3
+    """of Adam, with a cosine to 5 %"""
+    free_bits: float = 0.1
+    """nats of KL a latent may use for nothing"""
+    frames: str = "crop84"
+    """version of the frames"""
+    bfloat16: bool = True
+    """compute convolutions in bfloat16; weights and losses stay float32"""
+    device: str = "auto"
+    """a torch device; "auto" is CUDA where there is one, else the CPU"""
+    tf32: bool = False
+    """let CUDA round products to TF32"""
+    seed: int = 0
+    """of the weights, the order of the frames and the latents' noise"""
+    model: VAEConfig = field(default_factory=VAEConfig)
+    """sizes"""
+
+
+class FrameSet:
+    """All frames of a rollouts folder, read from memory maps as they are asked for.
+
+    Raises:
+        FileNotFoundError: for a folder without episodes, or without their frames.
+
+    """
+
+    def __init__(self, rollouts: Path, version: str) -> None:
+        self.shards = [open_frames(rollouts, int(path.stem), version) for path in episode_files(rollouts)]
+        if not self.shards:
+            raise FileNotFoundError(f"no episodes in {rollouts}: run `python -m training.collect` first")
+        self.ends = np.cumsum([len(shard) for shard in self.shards])
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    def __getitem__(self, indices: npt.NDArray[np.int64]) -> torch.Tensor:
+        """Return frames ``(B, 64, 64, 3)``, uint8."""
+        shards = np.searchsorted(self.ends, indices, side="right")
+        rows = indices - np.concatenate([[0], self.ends])[shards]
+        return torch.from_numpy(np.stack([self.shards[shard][row] for shard, row in zip(shards, rows, strict=True)]))
+
+
+def main(args: Args) -> Path:
+    """Train until ``args.epochs`` and return the checkpoint's path; each finished epoch is kept."""
+    device = choose_device(args.device, args.tf32)
+    path = args.out / "checkpoint.pt"
+    frames = FrameSet(args.rollouts, args.frames)
+    torch.manual_seed(args.seed)
+    vae = VAE(args.model).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = torch.optim.Adam(vae.parameters(), lr=args.learning_rate)
+    checkpoint = load_checkpoint(path, device) if path.is_file() else None
+    done = 0
+    if checkpoint is not None:
+        vae.load_state_dict(checkpoint["model"])
+        optimizer.load_state_dict(checkpoint["optimizer"])
+        done = checkpoint["epoch"]
+    first, last = segment(checkpoint, args.epochs)
+    for epoch in range(done, args.epochs):
+        rng = np.random.default_rng((args.seed, epoch))
+        noise = torch.Generator().manual_seed(int(rng.integers(2**62)))
+        batches = np.array_split(rng.permutation(len(frames)), max(1, len(frames) // args.batch))
+        totals = np.zeros(2)
+        with tqdm(batches, desc=f"VAE epoch {epoch + 1}/{args.epochs}", unit="batch") as bar:
+            for i, indices in enumerate(bar):
+                for group in optimizer.param_groups:
+                    progress = (epoch + i / len(batches) - first) / (last - first)
+                    group["lr"] = args.learning_rate * cosine(progress)
+                batch = frames[indices].to(device)
+                with torch.autocast(device.type, torch.bfloat16, enabled=args.bfloat16):
+                    mu, logvar = vae.encode(batch)
+                    z = sample_latent(mu, logvar, torch.randn(mu.shape, generator=noise).to(device))
+                    error, kl = vae_loss(vae.decode(z), batch, mu, logvar, args.free_bits)
+                optimizer.zero_grad()
+                (error + kl).backward()
+                torch.nn.utils.clip_grad_norm_(vae.parameters(), 1000.0, error_if_nonfinite=True)
+                optimizer.step()
+                totals += [error.item(), kl.item()]
+                bar.set_postfix(error=f"{totals[0] / (i + 1):.2f}", kl=f"{totals[1] / (i + 1):.2f}")
+        content = {
+            "model": vae.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "config": asdict(args.model),
+            "frames": args.frames,
+            "epoch": epoch + 1,
+            "segment": [first, last],
+        }
+        save_checkpoint(path, content)
+        error, kl = totals / len(batches)
+        line = {"epoch": epoch + 1, "squared_error": error, "kl": kl, "frames": len(frames)}
+        append_log(args.out / "log.jsonl", line)
+    return path
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args, description=__doc__))

@@ -1,0 +1,38 @@
+"""Checking actions, the same way in every env of this package."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+
+
+def check_action(action: Any, space: gym.Space) -> npt.NDArray[np.float32]:
+    """Return an action, or a batch of them for a batched space, as float32.
+
+    Args:
+        action: numbers of any real type.
+        space: what it must lie in.
+
+    Raises:
+        ValueError: for another shape or type, and for a value that is not finite or outside the space; the message
+            names its index.
+
+    """
+    if not isinstance(space, gym.spaces.Box):
+        raise ValueError(f"actions are checked against a Box, got {space}")
+    values = np.asarray(action)
+    if values.dtype.kind not in "fiub":
+        raise ValueError(f"expected an action of real numbers in {space}, got {action!r}")
+    if values.shape != space.shape:
+        raise ValueError(f"expected an action of shape {space.shape}, got {values.shape}")
+    values = values.astype(np.float32)
+    good = (values >= space.low) & (values <= space.high)  # False for NaN
+    if not good.all():
+        index = tuple(int(i) for i in np.argwhere(~good)[0])
+        raise ValueError(
+            f"action{list(index)} is {values[index]}, expected a value from {space.low[index]} to {space.high[index]}"
+        )
+    return values

@@ -1,0 +1,223 @@
+"""The batched latent simulator that both dream envs are thin shells over."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from wm_gym.models.memory import State, mixture_mode, put, sample_mixture, select
+from wm_gym.world_model import WorldModel
+
+SAMPLING = ("sample", "mode")
+STARTS = ("episode", "any")
+NOISE_BLOCK = 32
+"""Steps of noise that a lane draws at once."""
+
+LAP_TOLERANCE = 1e-3
+"""A lap is finished within this many tiles: the count is a float32 sum."""
+
+
+@dataclass(frozen=True)
+class DreamState:
+    """A moment of one or more lanes, from which a dream can be continued or branched.
+
+    Attributes:
+        z: present latents, ``(N, Z)``.
+        memory: the memory's state, each part ``(N, ...)``.
+        tiles: tiles paid for so far, ``(N,)``.
+        rngs: each lane's random stream.
+        noise: the block of noise that each lane drew from it, ``(N, NOISE_BLOCK, 2 Z + 1)``.
+        cursor: the next unused row of each block, ``(N,)``.
+
+    """
+
+    z: Tensor
+    memory: State
+    tiles: Tensor
+    rngs: list[np.random.Generator]
+    noise: npt.NDArray[np.float32]
+    cursor: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.rngs)
+
+    def __getitem__(self, lanes: Sequence[int] | npt.NDArray[np.int64] | slice) -> DreamState:
+        """Return a copy of some lanes' moments."""
+        index = np.arange(len(self))[lanes]
+        rows = torch.from_numpy(index)
+        return DreamState(
+            z=self.z[rows],
+            memory=select(self.memory, rows),
+            tiles=self.tiles[rows],
+            rngs=[deepcopy(self.rngs[i]) for i in index],
+            noise=self.noise[index],
+            cursor=self.cursor[index],
+        )
+
+
+class Dream:
+    """N independent dreams, advanced together by one step of the memory.
+
+    Args:
+        world_model: V, M, starts and config.
+        lanes: N.
+        temperature: τ of the mixture, > 0.
+        sampling: "sample" draws z from the mixture at τ and the end with its probability; "mode" takes the mean of the
+            likeliest component, and ends where the probability exceeds 0.5.
+        starts: "episode" starts as episodes start; "any" also in the middle of real drives.
+
+    Raises:
+        ValueError: for a value outside of these.
+
+    """
+
+    def __init__(
+        self,
+        world_model: WorldModel,
+        lanes: int,
+        temperature: float = 1.0,
+        sampling: str = "sample",
+        starts: str = "episode",
+    ) -> None:
+        if not (np.isfinite(temperature) and temperature > 0):
+            raise ValueError(f"temperature must be a finite number above 0, got {temperature}")
+        if sampling not in SAMPLING:
+            raise ValueError(f"sampling must be one of {SAMPLING}, got {sampling!r}")
+        if starts not in STARTS:
+            raise ValueError(f"starts must be one of {STARTS}, got {starts!r}")
+        if lanes < 1:
+            raise ValueError(f"a dream needs at least 1 lane, got {lanes}")
+        self.world_model, self.lanes = world_model, lanes
+        self.temperature, self.sampling, self.starts = float(temperature), sampling, starts
+        self.reward, self.device = world_model.config.reward, world_model.device
+        length = world_model.starts.length
+        self.choices = np.flatnonzero(length == 0) if starts == "episode" else np.arange(len(length))
+        latents = world_model.config.vae.latent_size
+        self.z = torch.zeros(lanes, latents, device=self.device)
+        self.memory_state = world_model.memory.initial_state(lanes)
+        self.tiles = torch.zeros(lanes, device=self.device)
+        self.rngs: list[np.random.Generator] = [np.random.default_rng() for _ in range(lanes)]
+        # each row: Z uniforms that choose components, one for the end, Z normals
+        self.noise = np.zeros((lanes, NOISE_BLOCK, 2 * latents + 1), dtype=np.float32)
+        self.cursor = np.full(lanes, NOISE_BLOCK)
+
+    @property
+    def observation(self) -> npt.NDArray[np.float32]:
+        """``[z, h]`` of every lane, ``(N, Z + H)``; a fresh array."""
+        return torch.cat([self.z, self.world_model.memory.hidden(self.memory_state)], dim=1).cpu().numpy()
+
+    @torch.inference_mode()
+    def reset(
+        self,
+        lanes: npt.NDArray[np.int64],
+        rngs: Sequence[np.random.Generator | None] | None = None,
+        start: npt.NDArray[np.int64] | None = None,
+        state: DreamState | None = None,
+    ) -> None:
+        """Begin new dreams in some lanes.
+
+        Args:
+            lanes: their indices, ``(n,)``.
+            rngs: a new random stream for each; None keeps a lane's own (with ``state``: the state's).
+            start: which of the world model's starts each begins from, ``(n,)``; drawn from the stream by default.
+            state: moments to continue from, of n lanes.
+
+        Raises:
+            ValueError: for a start that does not exist or a state of another number of lanes; nothing has changed then.
+
+        """
+        self.check_reset(lanes, start, state)
+        rows = torch.from_numpy(lanes)
+        for i, lane in enumerate(lanes):
+            if state is not None:
+                self.rngs[lane] = deepcopy(state.rngs[i])
+            rng = None if rngs is None else rngs[i]
+            if rng is not None:
+                self.rngs[lane] = rng
+            if state is None or rng is not None:
+                self.cursor[lane] = NOISE_BLOCK
+            else:
+                self.noise[lane], self.cursor[lane] = state.noise[i], state.cursor[i]
+        if state is None:
+            if start is None:
+                start = self.choices[[self.rngs[lane].integers(len(self.choices)) for lane in lanes]]
+            z, memory, tiles = self.world_model.start_states
+            picked = torch.from_numpy(start)
+            z, memory, tiles = z[picked], select(memory, picked), tiles[picked]
+        else:
+            z, memory, tiles = state.z, state.memory, state.tiles
+        self.z[rows] = z.to(self.device)
+        self.memory_state = put(self.memory_state, rows, tuple(part.to(self.device) for part in memory))
+        self.tiles[rows] = tiles.to(self.device)
+
+    def check_reset(
+        self, lanes: npt.NDArray[np.int64], start: npt.NDArray[np.int64] | None, state: DreamState | None
+    ) -> None:
+        """Raise the ValueError that `reset` would raise for these arguments, and change nothing."""
+        if start is not None and not ((start >= 0) & (start < len(self.world_model.starts))).all():
+            raise ValueError(f"starts go from 0 to {len(self.world_model.starts) - 1}, got {start.tolist()}")
+        if state is not None and len(state) != len(lanes):
+            raise ValueError(f"expected a state of {len(lanes)} lanes, got one of {len(state)}")
+        if state is not None and state.z.shape[1] != self.z.shape[1]:
+            raise ValueError(f"expected a state of {self.z.shape[1]} latents, got {state.z.shape[1]}")
+
+    @torch.inference_mode()
+    def step(
+        self, actions: npt.NDArray[np.float32], running: npt.NDArray[np.bool_] | None = None
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+        """Advance every lane.
+
+        Args:
+            actions: ``(N, A)``, inside the action space.
+            running: which lanes use up their noise, ``(N,)``, all by default; the others must be reset afterwards.
+
+        Returns:
+            reward ``(N,)``, whether the step failed, and whether it finished the lap.
+
+        """
+        memory, reward = self.world_model.memory, self.reward
+        self.memory_state = memory.step(self.z, torch.from_numpy(actions).to(self.device), self.memory_state)
+        prediction = memory.predict(memory.hidden(self.memory_state))
+        if self.sampling == "mode":
+            self.z = mixture_mode(prediction)
+            failed = prediction.end_logit > 0
+        else:
+            noise, latents = self._draw(running), self.z.shape[1]
+            self.z = sample_mixture(
+                prediction, self.temperature, uniform=noise[:, :latents], normal=noise[:, latents + 1 :]
+            )
+            failed = noise[:, latents] < prediction.end_logit.sigmoid()
+        tiles = torch.minimum(prediction.tiles, reward.lap_tiles - self.tiles)
+        self.tiles = self.tiles + tiles
+        finished = (self.tiles >= reward.lap_tiles - LAP_TOLERANCE) & ~failed
+        pay = torch.where(failed, reward.failure, tiles.double() * reward.scale + reward.per_step)
+        return pay.cpu().numpy(), failed.cpu().numpy(), finished.cpu().numpy()
+
+    def get_state(self, lanes: Sequence[int] | slice = slice(None)) -> DreamState:
+        """Return a copy of some lanes' present moments."""
+        present = DreamState(self.z, self.memory_state, self.tiles, self.rngs, self.noise, self.cursor)
+        return present[lanes]
+
+    @torch.inference_mode()
+    def frames(self, lanes: Sequence[int] | slice = slice(None)) -> npt.NDArray[np.uint8]:
+        """Decode the present latents of some lanes to frames, uint8 ``(n, 64, 64, 3)``."""
+        return (self.world_model.vae.decode(self.z[lanes]) * 255).round().to(torch.uint8).cpu().numpy()
+
+    def _draw(self, running: npt.NDArray[np.bool_] | None) -> Tensor:
+        """Return the next row of noise of each running lane, ``(N, 2 Z + 1)``; other rows mean nothing."""
+        uniforms = self.z.shape[1] + 1
+        empty = self.cursor == NOISE_BLOCK
+        for lane in np.flatnonzero(empty if running is None else empty & running):
+            rng = self.rngs[lane]
+            self.noise[lane, :, :uniforms] = rng.random((NOISE_BLOCK, uniforms), dtype=np.float32)
+            self.noise[lane, :, uniforms:] = rng.standard_normal((NOISE_BLOCK, uniforms - 1), dtype=np.float32)
+            self.cursor[lane] = 0
+        rows = self.noise[np.arange(self.lanes), self.cursor % NOISE_BLOCK]
+        self.cursor += 1 if running is None else running
+        return torch.from_numpy(rows).to(self.device)

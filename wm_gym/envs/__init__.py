@@ -1,0 +1,1 @@
+"""The envs that `import wm_gym` registers."""

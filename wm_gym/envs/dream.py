@@ -1,0 +1,181 @@
+"""The dream as a Gymnasium env, ``DreamCarRacing-v0``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+
+from wm_gym.actions import check_action
+from wm_gym.dream import Dream, DreamState
+from wm_gym.envs.rendering import Window, enlarge
+from wm_gym.world_model import WorldModel
+from wm_gym.wrappers import latent_space
+
+FPS = 50
+"""CarRacing's steps per second."""
+
+
+def action_space() -> gym.spaces.Box:
+    """Return CarRacing's own action space: steering, gas, brake."""
+    return gym.spaces.Box(np.array([-1, 0, 0], np.float32), np.array([1, 1, 1], np.float32))
+
+
+class DreamCarRacing(gym.Env):
+    """CarRacing as a learned world model dreams it.
+
+    ## Description
+    Every step is one step of the MDN-RNN: no physics, no pixels. Spaces and episode rules are those of
+    ``LatentCarRacing-v0``, so an agent trained in one runs in the other.
+
+    ## Action Space
+    CarRacing's: steering from -1 (left) to 1, gas and brake from 0 to 1. Any real dtype is taken; a value outside is a
+    ValueError that names it, and nothing happens.
+
+    ## Observation Space
+    ``Box(-inf, inf, (Z + H,), float32)``: the latent z and the memory's hidden h; 32 + 256 values in the bundled model.
+
+    ## Rewards
+    The expected number of tiles that the step visits, times 1000 / N (N is the mean track length), -0.1 a step; -100
+    for the step that leaves the playfield. The reward is an expectation: neither temperature nor sampling changes it.
+
+    ## Starting State
+    A real moment that the world model keeps, drawn with the seed: an episode's first frame with h = 0, or, with
+    ``starts="any"``, also the middle of a drive, for which the memory is first run over the real frames before it.
+    ``reset(options={"start": i})`` picks one; ``reset(options={"state": s})`` continues from ``get_state()``: with the
+    state's own random stream, or, given a ``seed``, into another future. The time limit then starts afresh.
+
+    ## Episode Termination
+    When the world model draws an end (the car left the playfield: ``info["lap_finished"]`` is False), or when the dream
+    has paid for N tiles (True). Registered with a time limit of 1000 steps.
+
+    ## Arguments
+    * ``world_model``: bundled name or a folder.
+    * ``temperature``: τ of the latent mixture; above 1, dreams are less certain.
+    * ``sampling``: "sample", or "mode" for the deterministic dream: the mean of the likeliest Gaussian, and an end
+      where its probability exceeds 0.5.
+    * ``starts``: "episode" or "any".
+    * ``render_mode``: "rgb_array" decodes z through the VAE; "human" shows it in a window in real time.
+    * ``device``: where the dream runs.
+
+    ```python
+    import gymnasium as gym, wm_gym
+    env = gym.make("DreamCarRacing-v0", temperature=1.1)
+    ```
+
+    ## Version History
+    * v0: first.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": ["human", "rgb_array"], "render_fps": FPS}  # noqa: RUF012 (as Env)
+
+    def __init__(
+        self,
+        world_model: str = "car_racing",
+        temperature: float = 1.0,
+        sampling: str = "sample",
+        starts: str = "episode",
+        render_mode: str | None = None,
+        device: str = "cpu",
+    ) -> None:
+        check_render_mode(render_mode, self.metadata)
+        self.dream = Dream(WorldModel.from_pretrained(world_model, device), 1, temperature, sampling, starts)
+        self.observation_space = latent_space(self.dream.world_model.config.observation_size)
+        self.action_space = action_space()
+        self.render_mode = render_mode
+        self._running = False
+        self._window: Window | None = None
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[npt.NDArray[np.float32], dict[str, Any]]:
+        """Begin a new dream; see "Starting State" for the options.
+
+        Raises:
+            ValueError: for an unknown option, a start that does not exist, or both a start and a state.
+
+        """
+        start, state = check_options(options)
+        if start is not None and np.ndim(start) != 0:
+            raise ValueError(f"options['start'] must be one whole number, got {start!r}")
+        lane, starts = np.array([0]), None if start is None else np.array([start])
+        self.dream.check_reset(lane, starts, state)
+        super().reset(seed=seed)
+        continues = state is not None and seed is None
+        # the lane's random stream is the env's np_random, whoever set it
+        self.dream.reset(lane, [None if continues else self.np_random], starts, state)
+        if continues:
+            self.np_random = self.dream.rngs[0]
+        self._running = True
+        if self.render_mode == "human":
+            self.render()
+        return self.dream.observation[0], {}
+
+    def step(self, action: Any) -> tuple[npt.NDArray[np.float32], float, bool, bool, dict[str, Any]]:
+        """Dream one step.
+
+        Raises:
+            ValueError: for an action outside the space; nothing has happened then.
+            RuntimeError: before `reset`, and after the end of an episode.
+
+        """
+        action = check_action(action, self.action_space)
+        if not self._running:
+            raise RuntimeError("call reset() before step(): no episode is running")
+        reward, failed, finished = self.dream.step(action[None])
+        terminated = bool(failed[0] or finished[0])
+        self._running = not terminated
+        if self.render_mode == "human":
+            self.render()
+        info = {"lap_finished": bool(finished[0])} if terminated else {}
+        return self.dream.observation[0], float(reward[0]), terminated, False, info
+
+    def get_state(self) -> DreamState:
+        """Return the present moment, to continue from with ``reset(options={"state": ...})``."""
+        return self.dream.get_state()
+
+    def render(self) -> npt.NDArray[np.uint8] | None:  # type: ignore[override]
+        """Decode the present latent: returned for "rgb_array", shown for "human"."""
+        if self.render_mode is None:
+            gym.logger.warn('render() needs a render mode, such as gym.make(..., render_mode="rgb_array")')
+            return None
+        frame = enlarge(self.dream.frames()[0], self.dream.world_model.config.frames)
+        if self.render_mode == "rgb_array":
+            return frame
+        self._window = self._window or Window("DreamCarRacing", FPS)
+        self._window.show(frame)
+        return None
+
+    def close(self) -> None:
+        """Close the window, if there is one."""
+        if self._window is not None:
+            self._window.close()
+            self._window = None
+
+
+def check_render_mode(render_mode: str | None, metadata: dict[str, Any]) -> None:
+    """Raise ValueError unless the env can render so."""
+    if render_mode is not None and render_mode not in metadata["render_modes"]:
+        raise ValueError(f"render_mode must be None or one of {metadata['render_modes']}, got {render_mode!r}")
+
+
+def check_options(options: dict[str, Any] | None) -> tuple[Any, DreamState | None]:
+    """Return the start and the state that the options of `reset` ask for.
+
+    Raises:
+        ValueError: for an unknown option, another type, or both at once.
+
+    """
+    options = dict(options or {})
+    start, state = options.pop("start", None), options.pop("state", None)
+    if options:
+        raise ValueError(f"unknown reset options {sorted(options)}: expected 'start' or 'state'")
+    if start is not None and state is not None:
+        raise ValueError("options 'start' and 'state' exclude each other")
+    if start is not None and np.asarray(start).dtype.kind not in "iu":
+        raise ValueError(f"options['start'] must hold whole numbers, got {start!r}")
+    if state is not None and not isinstance(state, DreamState):
+        raise ValueError(f"options['state'] must come from get_state(), got {type(state).__name__}")
+    return start, state

@@ -1,0 +1,188 @@
+"""Many dreams as one Gymnasium vector env: what ``gym.make_vec("DreamCarRacing-v0", num_envs=...)`` returns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+from gymnasium.utils import seeding
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+
+from wm_gym.actions import check_action
+from wm_gym.dream import Dream, DreamState
+from wm_gym.envs.dream import FPS, action_space, check_options, check_render_mode
+from wm_gym.envs.rendering import enlarge
+from wm_gym.world_model import WorldModel
+from wm_gym.wrappers import latent_space
+
+BoolArray = npt.NDArray[np.bool_]
+FloatArray = npt.NDArray[np.float32]
+
+
+class DreamCarRacingVector(VectorEnv):
+    """`wm_gym.envs.dream.DreamCarRacing` in N lanes that share one batched step of the networks.
+
+    Each lane is what the single env would be with the same seed and actions, to rounding. ``reset(seed=s)`` gives lane
+    i the random stream of s + i, a list gives each lane its own.
+
+    Args:
+        num_envs: N.
+        max_episode_steps: truncates an episode after so many steps; -1 for never.
+        autoreset_mode: `gymnasium.vector.AutoresetMode`, its name or its value. With DISABLED, lanes that are over are
+            reset by ``reset(options={"reset_mask": mask})`` before the next step.
+        render_mode: "rgb_array" decodes all lanes to a tuple of frames.
+        world_model: as in the single env.
+        temperature: as in the single env.
+        sampling: as in the single env.
+        starts: as in the single env.
+        device: as in the single env.
+
+    Options of `reset`: ``reset_mask`` (boolean ``(N,)``: reset these lanes only), ``start`` (one index or ``(N,)``),
+    ``state`` (a `DreamState` of N lanes, or of one that is branched into every lane that is reset).
+
+    """
+
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": FPS}  # noqa: RUF012 (as VectorEnv)
+
+    def __init__(
+        self,
+        num_envs: int = 1,
+        max_episode_steps: int = 1000,
+        autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
+        world_model: str = "car_racing",
+        temperature: float = 1.0,
+        sampling: str = "sample",
+        starts: str = "episode",
+        render_mode: str | None = None,
+        device: str = "cpu",
+    ) -> None:
+        check_render_mode(render_mode, self.metadata)
+        if max_episode_steps < 1 and max_episode_steps != -1:
+            raise ValueError(f"max_episode_steps must be at least 1, or -1 for no limit, got {max_episode_steps}")
+        if isinstance(autoreset_mode, str) and autoreset_mode in AutoresetMode.__members__:
+            autoreset_mode = AutoresetMode[autoreset_mode]
+        self.autoreset_mode = AutoresetMode(autoreset_mode)
+        self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}
+        self.dream = Dream(WorldModel.from_pretrained(world_model, device), num_envs, temperature, sampling, starts)
+        self.num_envs, self.render_mode = num_envs, render_mode
+        self.max_episode_steps = np.inf if max_episode_steps == -1 else max_episode_steps
+        self.single_observation_space = latent_space(self.dream.world_model.config.observation_size)
+        self.single_action_space = action_space()
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self._steps = np.zeros(num_envs, dtype=np.int64)
+        self._over = np.zeros(num_envs, dtype=bool)
+        self._begun = False
+
+    @property  # type: ignore[misc]
+    def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
+        """Each lane's random stream."""
+        return tuple(self.dream.rngs)
+
+    def reset(
+        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[FloatArray, dict[str, Any]]:
+        """Begin new dreams in all lanes or in those of the mask.
+
+        Raises:
+            TypeError: for a mask that is no boolean array.
+            ValueError: for seeds, a mask, starts or a state that do not fit the lanes; nothing has changed then.
+
+        """
+        options = dict(options or {})
+        mask = self._check_mask(options.pop("reset_mask", None))
+        start, state = check_options(options)
+        lanes = np.flatnonzero(mask)
+        if start is not None:
+            if np.ndim(start) > 0 and np.shape(start) != (self.num_envs,):
+                raise ValueError(f"options['start'] must be one index or ({self.num_envs},), got {np.shape(start)}")
+            start = np.broadcast_to(start, self.num_envs)[lanes]
+        if state is not None:
+            if len(state) not in (1, self.num_envs):
+                raise ValueError(f"options['state'] must have 1 or {self.num_envs} lanes, got {len(state)}")
+            state = state[np.zeros_like(lanes) if len(state) == 1 else lanes]
+        self.dream.reset(lanes, self._streams(seed, lanes), start, state)
+        self._steps[mask], self._over[mask] = 0, False
+        self._begun = True
+        return self.dream.observation, {}
+
+    def step(self, actions: Any) -> tuple[FloatArray, npt.NDArray[np.float64], BoolArray, BoolArray, dict[str, Any]]:
+        """Dream one step in every lane.
+
+        Raises:
+            ValueError: for an action outside the space; nothing has happened then.
+            RuntimeError: before `reset`, and with autoreset disabled while a lane is over.
+
+        """
+        actions = check_action(actions, self.action_space)
+        if not self._begun:
+            raise RuntimeError("call reset() before step()")
+        resetting = self._over
+        if self.autoreset_mode == AutoresetMode.DISABLED and resetting.any():
+            raise RuntimeError(
+                f"the episodes of lanes {np.flatnonzero(resetting).tolist()} are over: "
+                'reset them with reset(options={"reset_mask": mask}) before the next step'
+            )
+        running = ~resetting if resetting.any() else None  # NEXT_STEP: lanes that are over reset instead
+        reward, failed, finished = self.dream.step(actions, running)
+        self._steps += 1
+        if running is not None:
+            self._restart(resetting)
+            reward, failed, finished = reward * running, failed & running, finished & running
+        terminated = failed | finished
+        truncated = self._steps >= self.max_episode_steps
+        self._over = terminated | truncated
+        infos: dict[str, Any] = {}
+        observation = self.dream.observation
+        if self._over.any():
+            for lane in np.flatnonzero(self._over):
+                info: dict[str, Any] = {"lap_finished": bool(finished[lane])} if terminated[lane] else {}
+                if self.autoreset_mode == AutoresetMode.SAME_STEP:
+                    info = {"final_obs": observation[lane], "final_info": info}
+                infos = self._add_info(infos, info, int(lane))
+            if self.autoreset_mode == AutoresetMode.SAME_STEP:
+                self._restart(self._over)
+                observation = self.dream.observation
+        return observation, reward, terminated, truncated, infos
+
+    def get_state(self) -> DreamState:
+        """Return the present moments of all lanes, to continue from with ``reset(options={"state": ...})``."""
+        return self.dream.get_state()
+
+    def render(self) -> tuple[npt.NDArray[np.uint8], ...] | None:  # type: ignore[override]
+        """Decode every lane's latent, for "rgb_array"."""
+        if self.render_mode is None:
+            gym.logger.warn('render() needs a render mode: gym.make_vec(..., render_mode="rgb_array")')
+            return None
+        return tuple(enlarge(frame, self.dream.world_model.config.frames) for frame in self.dream.frames())
+
+    def _restart(self, mask: BoolArray) -> None:
+        """Begin new dreams in some lanes, with their own streams."""
+        lanes = np.flatnonzero(mask)
+        self.dream.reset(lanes)
+        self._steps[lanes], self._over[lanes] = 0, False
+
+    def _check_mask(self, mask: Any) -> BoolArray:
+        if mask is None:
+            return np.ones(self.num_envs, dtype=bool)
+        if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_:
+            raise TypeError(f"options['reset_mask'] must be a boolean numpy array, got {mask!r}")
+        if mask.shape != (self.num_envs,) or not mask.any():
+            raise ValueError(f"options['reset_mask'] must be ({self.num_envs},) with a lane to reset, got {mask}")
+        return mask
+
+    def _streams(
+        self, seed: int | Sequence[int | None] | None, lanes: npt.NDArray[np.int64]
+    ) -> list[np.random.Generator | None] | None:
+        """Return the new random stream of some lanes; None where a lane keeps its own."""
+        if seed is None:
+            return None
+        seeds = [seed + lane for lane in range(self.num_envs)] if isinstance(seed, (int, np.integer)) else list(seed)
+        if len(seeds) != self.num_envs:
+            raise ValueError(f"expected {self.num_envs} seeds, one a lane, got {len(seeds)}")
+        chosen = [seeds[lane] for lane in lanes]
+        return [None if value is None else seeding.np_random(int(value))[0] for value in chosen]

@@ -1,0 +1,63 @@
+"""Showing frames to people; pygame is imported when the first frame is drawn."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from wm_gym.frames import VERSIONS
+
+if TYPE_CHECKING:
+    import pygame
+
+SCALE = 4
+"""Window pixels for a pixel of the env's frame."""
+
+
+def enlarge(frame: npt.NDArray[np.uint8], version: str) -> npt.NDArray[np.uint8]:
+    """Scale an encoder-sized frame ``(64, 64, 3)`` up to the proportions of the env's: ``(4 · rows kept, 384, 3)``."""
+    import pygame
+
+    rows = VERSIONS[version]
+    surface = pygame.surfarray.make_surface(frame.swapaxes(0, 1))
+    large = pygame.transform.smoothscale(surface, (SCALE * 96, SCALE * (rows.stop - rows.start)))
+    return np.ascontiguousarray(pygame.surfarray.array3d(large).swapaxes(0, 1))
+
+
+class Window:
+    """A window that shows frames in real time; it opens at the first frame, in the frame's size.
+
+    Args:
+        title: of the window.
+        fps: frames a second at most; `show` waits.
+
+    """
+
+    def __init__(self, title: str, fps: int) -> None:
+        self.title, self.fps = title, fps
+        self.screen: pygame.Surface | None = None
+        self.clock: pygame.time.Clock | None = None
+
+    def show(self, frame: npt.NDArray[np.uint8]) -> None:
+        """Show a frame ``(H, W, 3)`` and wait until the next is due."""
+        import pygame
+
+        if self.screen is None or self.clock is None:
+            pygame.display.init()
+            pygame.display.set_caption(self.title)
+            self.screen = pygame.display.set_mode((frame.shape[1], frame.shape[0]))
+            self.clock = pygame.time.Clock()
+        pygame.surfarray.blit_array(self.screen, frame.swapaxes(0, 1))
+        pygame.event.pump()
+        pygame.display.flip()
+        self.clock.tick(self.fps)
+
+    def close(self) -> None:
+        """Close the window."""
+        if self.screen is not None:
+            import pygame
+
+            pygame.display.quit()
+            self.screen = None

@@ -1,0 +1,141 @@
+"""The one evaluation loop, for any policy on any env, dream or real."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
+
+from wm_gym.policies import Policy
+
+
+@dataclass(frozen=True)
+class EpisodeResult:
+    """What one episode came to.
+
+    Attributes:
+        index: place of its seed among the seeds.
+        seed: it was reset with.
+        score: sum of its rewards.
+        steps: its length.
+        terminated: whether it ended before the time limit.
+        lap_finished: whether it ended with a finished lap.
+
+    """
+
+    index: int
+    seed: int
+    score: float
+    steps: int
+    terminated: bool
+    lap_finished: bool
+
+
+class OneThread(gym.Wrapper):
+    """Gives the process that holds the env one torch thread: workers share the cores, batches are single frames."""
+
+    def __init__(self, env: gym.Env) -> None:
+        import torch
+
+        super().__init__(env)
+        torch.set_num_threads(1)
+
+
+def make_lanes(env_id: str, num_envs: int, **kwargs: Any) -> VectorEnv:
+    """Return ``num_envs`` lanes of an env for `rollout`.
+
+    A natively batched env (the dream) runs in this process; others get one spawned process a lane, unless there is
+    only one lane. Both have autoreset disabled.
+    """
+    if gym.spec(env_id).vector_entry_point is not None:
+        return gym.make_vec(env_id, num_envs, autoreset_mode=AutoresetMode.DISABLED, **kwargs)
+    if num_envs == 1:
+        return single_lane(gym.make(env_id, **kwargs))
+    return gym.make_vec(
+        env_id,
+        num_envs,
+        vectorization_mode="async",
+        vector_kwargs={"autoreset_mode": AutoresetMode.DISABLED, "context": "spawn"},
+        wrappers=[OneThread],
+        **kwargs,
+    )
+
+
+def single_lane(env: gym.Env) -> VectorEnv:
+    """Return a single env as a vector env of one lane with autoreset disabled."""
+    return SyncVectorEnv([lambda: env], autoreset_mode=AutoresetMode.DISABLED)
+
+
+def rollout(
+    env: gym.Env | VectorEnv, policy: Policy, seeds: Iterable[int], deterministic: bool = True
+) -> Iterator[EpisodeResult]:
+    """Run one episode for each seed and yield the results as episodes finish.
+
+    A lane whose episode is over takes the next seed at once, so lanes with short episodes do not wait.
+
+    Args:
+        env: a single env, or a vector env with autoreset disabled (see `make_lanes`).
+        policy: drives all lanes, on batches of observations.
+        seeds: one episode each.
+        deterministic: passed on to the policy.
+
+    Raises:
+        ValueError: for a vector env that resets by itself.
+
+    """
+    envs = env if isinstance(env, VectorEnv) else single_lane(env)
+    if envs.metadata["autoreset_mode"] != AutoresetMode.DISABLED:
+        raise ValueError(f"rollout needs autoreset_mode=DISABLED, got {envs.metadata['autoreset_mode']}")
+    tracks = list(seeds)
+    if not tracks:
+        return
+    lanes = envs.num_envs
+    # the episode that each lane runs; a lane without work runs the last one again until the others are done
+    running = np.arange(lanes)
+
+    def reset(**kwargs: Any) -> np.ndarray:
+        lane_seeds: Any = [tracks[min(index, len(tracks) - 1)] for index in running]
+        return envs.reset(seed=lane_seeds, **kwargs)[0]
+
+    score, steps = np.zeros(lanes), np.zeros(lanes, dtype=np.int64)
+    state, episode_start = None, np.ones(lanes, dtype=bool)
+    observation = reset()
+    following, left = lanes, len(tracks)
+    while True:
+        action, state = policy.predict(observation, state, episode_start, deterministic)
+        observation, reward, terminated, truncated, info = envs.step(action)
+        score += reward
+        steps += 1
+        episode_start = terminated | truncated
+        for lane in np.flatnonzero(episode_start):
+            index = int(running[lane])
+            if index < len(tracks):
+                lap_finished = bool(terminated[lane] and info["lap_finished"][lane])
+                left -= 1
+                yield EpisodeResult(
+                    index, tracks[index], float(score[lane]), int(steps[lane]), bool(terminated[lane]), lap_finished
+                )
+            running[lane], following = following, following + 1
+        if left == 0:
+            return
+        if episode_start.any():
+            score[episode_start], steps[episode_start] = 0, 0
+            observation = reset(options={"reset_mask": episode_start.copy()})
+
+
+def summarize(results: Sequence[EpisodeResult]) -> dict[str, float]:
+    """Return mean, standard deviation, median, least and greatest score, and the share of episodes at 900 or more."""
+    scores = np.array([result.score for result in results])
+    return {
+        "episodes": len(scores),
+        "mean": float(scores.mean()),
+        "std": float(scores.std(ddof=1)) if len(scores) > 1 else 0.0,
+        "median": float(np.median(scores)),
+        "min": float(scores.min()),
+        "max": float(scores.max()),
+        "share_900": float((scores >= 900).mean()),
+    }

@@ -1,0 +1,134 @@
+"""C: the linear controller on [z, h] (Ha & Schmidhuber 2018, section 2.3)."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+from gymnasium.spaces import Box
+
+from wm_gym import artifact
+from wm_gym.policies import State
+
+
+@dataclass(frozen=True)
+class ControllerConfig:
+    """Sizes and bounds of a controller.
+
+    Attributes:
+        observation_size: length of [z, h].
+        low: lower bound of each action.
+        high: upper bound of each action.
+        training: how it was trained, JSON-able; kept with the weights.
+
+    """
+
+    observation_size: int = 288
+    low: tuple[float, ...] = (-1.0, 0.0, 0.0)
+    high: tuple[float, ...] = (1.0, 1.0, 1.0)
+    training: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def for_spaces(cls, observation_space: gym.Space, action_space: gym.Space) -> ControllerConfig:
+        """Return the config of a controller for an env.
+
+        Raises:
+            ValueError: unless observations are flat vectors and actions lie in a flat, bounded Box.
+
+        """
+        if not isinstance(observation_space, Box) or not isinstance(action_space, Box) or not action_space.is_bounded():
+            raise ValueError(f"a controller needs flat Boxes, got {observation_space} and {action_space}")
+        if len(observation_space.shape) != 1 or len(action_space.shape) != 1:
+            raise ValueError(f"a controller needs flat Boxes, got {observation_space} and {action_space}")
+        low, high = (tuple(float(bound) for bound in bounds) for bounds in (action_space.low, action_space.high))
+        return cls(observation_space.shape[0], low, high)
+
+    @property
+    def action_size(self) -> int:
+        """Number of actions."""
+        return len(self.low)
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights and biases of one controller."""
+        return self.action_size * (self.observation_size + 1)
+
+
+class Controller:
+    """One linear layer, squashed into the action space: a = clip(s · tanh(W [z, h] + b), low, high).
+
+    s is the larger of |low| and |high|. Zero weights are a zero action: the car coasts.
+
+    A population has a leading dimension on its parameters, one member per lane: it acts on batches of that many
+    observations, each lane with its own weights.
+
+    Args:
+        parameters: ``(P,)`` or, for a population, ``(M, P)``: the rows [W, b] of each action, flat.
+        config: sizes and bounds.
+
+    Raises:
+        ValueError: when the parameters do not fit the config.
+
+    """
+
+    def __init__(
+        self, parameters: npt.NDArray[np.floating] | None = None, config: ControllerConfig = ControllerConfig()
+    ) -> None:
+        if parameters is None:
+            parameters = np.zeros(config.parameters)
+        parameters = np.asarray(parameters, dtype=np.float32)
+        if parameters.ndim not in (1, 2) or parameters.shape[-1] != config.parameters:
+            raise ValueError(f"expected ({config.parameters},) or (M, {config.parameters}), got {parameters.shape}")
+        self.parameters, self.config = parameters, config
+        rows = parameters.reshape(*parameters.shape[:-1], config.action_size, config.observation_size + 1)
+        self.weight, self.bias = rows[..., :-1], rows[..., -1]
+        self.low, self.high = np.array(config.low, np.float32), np.array(config.high, np.float32)
+        self.scale = np.maximum(np.abs(self.low), np.abs(self.high))
+
+    def predict(
+        self,
+        observation: np.ndarray,
+        state: State = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, State]:
+        """Return the action for an observation ``(D,)``, or actions for a batch ``(N, D)``; see `Policy`."""
+        observation = np.asarray(observation, dtype=np.float32)
+        action = (self.weight @ observation[..., None])[..., 0] + self.bias
+        return np.clip(self.scale * np.tanh(action), self.low, self.high), state
+
+    def member(self, index: int) -> Controller:
+        """Return one controller of a population; ``index`` counts round and round."""
+        return Controller(np.atleast_2d(self.parameters)[index % len(np.atleast_2d(self.parameters))], self.config)
+
+    def save(self, folder: str | Path) -> None:
+        """Write ``config.json`` and float32 ``controller.safetensors`` into a folder, replacing a controller there."""
+        files = {"controller.safetensors": {"parameters": np.atleast_2d(self.parameters)}}
+        artifact.write_folder(Path(folder), "controller", asdict(self.config), files)
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path = "car_racing") -> Controller:
+        """Load a bundled controller by name, or one's own from its folder.
+
+        Raises:
+            wm_gym.ArtifactError: when there is none, or its files are not what they should be.
+
+        """
+        folder = artifact.resolve(name, "controller")
+        fields = artifact.read_config(folder, "controller")
+        try:
+            config = ControllerConfig(
+                observation_size=int(fields["observation_size"]),
+                low=tuple(float(bound) for bound in fields["low"]),
+                high=tuple(float(bound) for bound in fields["high"]),
+                training=dict(fields["training"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise artifact.ArtifactError(f"{folder / 'config.json'}: bad or missing field: {error!r}") from error
+        shapes = {"parameters": (None, config.parameters)}
+        parameters = artifact.read_arrays(folder / "controller.safetensors", shapes)["parameters"]
+        return cls(parameters[0] if len(parameters) == 1 else parameters, config)

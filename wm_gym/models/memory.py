@@ -1,0 +1,100 @@
+"""The seam behind which a memory lives: what envs, wrappers and training need of any recurrent world model."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+State = tuple[Tensor, ...]
+"""A memory's state: tensors whose first dimension is the lane."""
+
+
+class Prediction(NamedTuple):
+    """What a memory expects of the step that its hidden state stands for.
+
+    Attributes:
+        logits: mixture logits of each latent dimension, ``(..., Z, K)``.
+        mu: means of the components, ``(..., Z, K)``.
+        log_sigma: log standard deviations of the components, ``(..., Z, K)``.
+        tiles: expected number of tiles that the step visits, ``(...)``.
+        end_logit: logit of the probability that the step ends in failure, ``(...)``.
+
+    """
+
+    logits: Tensor
+    mu: Tensor
+    log_sigma: Tensor
+    tiles: Tensor
+    end_logit: Tensor
+
+
+class Memory(Protocol):
+    """A recurrent model of latents: ``(z_t, a_t, h_t) -> h_{t+1}``, which predicts ``z_{t+1}``, reward and end."""
+
+    def initial_state(self, lanes: int) -> State:
+        """Return the state before any real frame; its hidden part is zero."""
+        ...
+
+    def step(self, z: Tensor, action: Tensor, state: State) -> State:
+        """Advance each lane by one step: z ``(N, Z)``, action ``(N, A)``."""
+        ...
+
+    def unroll(self, z: Tensor, actions: Tensor, state: State) -> tuple[Tensor, State]:
+        """Advance over sequences ``(N, T, Z)`` and ``(N, T, A)``: all hidden vectors ``(N, T, H)``, last state."""
+        ...
+
+    def hidden(self, state: State) -> Tensor:
+        """Return h, the part of the state that an agent sees, ``(N, H)``."""
+        ...
+
+    def predict(self, hidden: Tensor) -> Prediction:
+        """Return the prediction that h_{t+1} makes of step t, for h of any leading shape."""
+        ...
+
+
+def select(state: State, lanes: Tensor) -> State:
+    """Return the state of some lanes, given as indices or a boolean mask."""
+    return tuple(part[lanes] for part in state)
+
+
+def put(state: State, lanes: Tensor, values: State) -> State:
+    """Return the state with the states of some lanes replaced."""
+    return tuple(part.index_put((lanes,), value) for part, value in zip(state, values, strict=True))
+
+
+def gather_component(values: Tensor, component: Tensor) -> Tensor:
+    """Pick one component's value for each latent dimension: ``(..., Z, K)`` and ``(..., Z)`` give ``(..., Z)``."""
+    return values.gather(-1, component.unsqueeze(-1)).squeeze(-1)
+
+
+def mixture_mode(prediction: Prediction) -> Tensor:
+    """Return the mean of the likeliest component of each latent dimension, ``(..., Z)``."""
+    return gather_component(prediction.mu, prediction.logits.argmax(-1))
+
+
+def sample_mixture(prediction: Prediction, temperature: float, uniform: Tensor, normal: Tensor) -> Tensor:
+    """Sample z from the mixture at temperature τ: logits / τ and σ·√τ (Ha & Schmidhuber 2018, appendix A.2).
+
+    Args:
+        prediction: of a memory.
+        temperature: τ > 0; 1 samples what the memory was trained on.
+        uniform: ``(..., Z)`` in [0, 1), chooses the components by their cumulative probability.
+        normal: ``(..., Z)`` standard normal noise.
+
+    Returns:
+        z ``(..., Z)``.
+
+    """
+    cumulative = (prediction.logits / temperature).softmax(-1).cumsum(-1)
+    component = (uniform.unsqueeze(-1) >= cumulative[..., :-1]).sum(-1)
+    sigma = gather_component(prediction.log_sigma, component).exp() * temperature**0.5
+    return gather_component(prediction.mu, component) + sigma * normal
+
+
+def mixture_nll(prediction: Prediction, z: Tensor) -> Tensor:
+    """Return −log p(z) in nats summed over latent dimensions, ``(...)``, for z ``(..., Z)``."""
+    standard = (z.unsqueeze(-1) - prediction.mu) * (-prediction.log_sigma).exp()
+    log_normal = -0.5 * standard.square() - prediction.log_sigma - 0.9189385332046727  # log √(2π)
+    return -torch.logsumexp(prediction.logits.log_softmax(-1) + log_normal, dim=-1).sum(-1)

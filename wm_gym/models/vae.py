@@ -1,0 +1,93 @@
+"""V: the variational autoencoder that turns a frame into z (Ha & Schmidhuber 2018, appendix A.1)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class VAEConfig:
+    """Sizes of the VAE.
+
+    Attributes:
+        latent_size: length of z.
+        channels: of the four stride-2 convolutions of the encoder.
+
+    """
+
+    latent_size: int = 32
+    channels: tuple[int, int, int, int] = (32, 64, 128, 256)
+
+
+class VAE(nn.Module):
+    """Convolutional VAE on 64x64 RGB frames.
+
+    The encoder's four 4x4 convolutions of stride 2 end in 2x2 features that give mu and logvar; the decoder's
+    transposed convolutions (5, 5, 6, 6 wide, stride 2) go from 1x1 back to 64x64.
+    """
+
+    def __init__(self, config: VAEConfig = VAEConfig()) -> None:
+        super().__init__()
+        self.config = config
+        a, b, c, d = config.channels
+        features = d * 2 * 2
+        self.encoder = nn.Sequential(
+            *(nn.Conv2d(3, a, 4, 2), nn.ReLU()),  # 31x31
+            *(nn.Conv2d(a, b, 4, 2), nn.ReLU()),  # 14x14
+            *(nn.Conv2d(b, c, 4, 2), nn.ReLU()),  # 6x6
+            *(nn.Conv2d(c, d, 4, 2), nn.ReLU()),  # 2x2
+            nn.Flatten(),
+        )
+        self.mu = nn.Linear(features, config.latent_size)
+        self.logvar = nn.Linear(features, config.latent_size)
+        self.decoder = nn.Sequential(
+            *(nn.Linear(config.latent_size, features), nn.Unflatten(1, (features, 1, 1))),
+            *(nn.ConvTranspose2d(features, c, 5, 2), nn.ReLU()),  # 5x5
+            *(nn.ConvTranspose2d(c, b, 5, 2), nn.ReLU()),  # 13x13
+            *(nn.ConvTranspose2d(b, a, 6, 2), nn.ReLU()),  # 30x30
+            *(nn.ConvTranspose2d(a, 3, 6, 2), nn.Sigmoid()),  # 64x64
+        )
+
+    def encode(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mu and logvar of q(z | frame), each float ``(B, Z)``, for uint8 frames ``(B, 64, 64, 3)``."""
+        features = self.encoder(to_unit(frames).permute(0, 3, 1, 2))
+        return self.mu(features).float(), self.logvar(features).float().clamp(-10, 10)
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Return frames in [0, 1], float ``(B, 64, 64, 3)``, for z ``(B, Z)``."""
+        return self.decoder(z).float().permute(0, 2, 3, 1)
+
+
+def to_unit(frames: Tensor) -> Tensor:
+    """Scale uint8 pixels to [0, 1], float32."""
+    return frames.float() / 255
+
+
+def sample_latent(mu: Tensor, logvar: Tensor, noise: Tensor) -> Tensor:
+    """Reparameterise: z = mu + exp(logvar / 2) · noise, with noise ~ N(0, I); all ``(..., Z)``."""
+    return mu + (0.5 * logvar).exp() * noise
+
+
+def squared_error(reconstruction: Tensor, frames: Tensor) -> Tensor:
+    """Return the squared error summed over pixels and colours in [0, 1], ``(B,)``, of float against uint8 frames."""
+    return F.mse_loss(reconstruction, to_unit(frames), reduction="none").flatten(1).sum(1)
+
+
+def kl_divergence(mu: Tensor, logvar: Tensor) -> Tensor:
+    """Return KL(q(z | frame) || N(0, 1)) of each latent in nats, ``(B, Z)``."""
+    return 0.5 * (mu.square() + logvar.exp() - 1 - logvar)
+
+
+def vae_loss(
+    reconstruction: Tensor, frames: Tensor, mu: Tensor, logvar: Tensor, free_bits: float
+) -> tuple[Tensor, Tensor]:
+    """Return the mean summed squared error and the mean KL with free bits, in nats; their sum is the loss.
+
+    A batch's KL below ``free_bits`` nats per latent costs nothing more than ``free_bits`` (Kingma et al. 2016; the
+    original code of World Models bounds the sum over latents), so no latent collapses to save a little KL.
+    """
+    kl = kl_divergence(mu, logvar).mean(0).clamp_min(free_bits).sum()
+    return squared_error(reconstruction, frames).mean(), kl

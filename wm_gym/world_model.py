@@ -1,0 +1,228 @@
+"""The artifact: V, M, the real moments that dreams start from, and what must be known to use them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from wm_gym import artifact
+from wm_gym.artifact import ArtifactError
+from wm_gym.frames import check_version
+from wm_gym.models.mdn_rnn import MDNRNN, MDNRNNConfig
+from wm_gym.models.memory import State, put, select
+from wm_gym.models.vae import VAE, VAEConfig
+
+LATENTS = ("mean", "sample")
+"""What z is: the posterior's mean, or a sample of it."""
+
+
+@dataclass(frozen=True)
+class RewardConfig:
+    """How a dream pays: reward = tiles · scale + per_step, or ``failure`` at a step that ends in failure.
+
+    Attributes:
+        scale: paid for a tile: 1000 / lap_tiles.
+        per_step: paid for every step.
+        failure: paid instead for the step that leaves the playfield.
+        lap_tiles: tiles of a lap: the mean track length; a dream that paid for so many is finished.
+
+    """
+
+    scale: float = 1000 / 295
+    per_step: float = -0.1
+    failure: float = -100.0
+    lap_tiles: float = 295.0
+
+
+@dataclass(frozen=True)
+class WorldModelConfig:
+    """What must be known to use the weights.
+
+    Attributes:
+        frames: version of the frames that the VAE was trained on, see `wm_gym.frames`.
+        latent: "mean" or "sample": which z the memory was trained on.
+        vae: sizes of V.
+        memory: sizes of M.
+        reward: how the dream pays.
+        training: how it was trained, on which seeds, and what was measured; JSON-able.
+
+    """
+
+    frames: str = "crop84"
+    latent: str = "sample"
+    vae: VAEConfig = field(default_factory=VAEConfig)
+    memory: MDNRNNConfig = field(default_factory=MDNRNNConfig)
+    reward: RewardConfig = field(default_factory=RewardConfig)
+    training: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_version(self.frames)
+        if self.latent not in LATENTS:
+            raise ValueError(f"unknown latent {self.latent!r}: expected one of {LATENTS}")
+
+    @property
+    def observation_size(self) -> int:
+        """Length of [z, h]."""
+        return self.vae.latent_size + self.memory.hidden_size
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> WorldModelConfig:
+        """Build a config from JSON; raises KeyError, TypeError or ValueError for what does not fit."""
+        vae = dict(fields["vae"])
+        return cls(
+            frames=fields["frames"],
+            latent=fields["latent"],
+            vae=VAEConfig(**{**vae, "channels": tuple(vae["channels"])}),
+            memory=MDNRNNConfig(**fields["memory"]),
+            reward=RewardConfig(**fields["reward"]),
+            training=dict(fields["training"]),
+        )
+
+
+@dataclass(frozen=True)
+class Starts:
+    """Real moments that dreams start from: short windows of latents and actions that lead up to each.
+
+    The memory is run over a window to give the state a dream starts from, so starts survive a retrained memory.
+
+    Attributes:
+        z: ``(S, W + 1, Z)``; the start's own latent is ``z[i, length[i]]``.
+        actions: ``(S, W, A)``.
+        length: ``(S,)``, steps of each window; 0 for the start of an episode, where h = 0.
+        tiles: ``(S,)``, tiles visited before the start.
+
+    """
+
+    z: npt.NDArray[np.float32]
+    actions: npt.NDArray[np.float32]
+    length: npt.NDArray[np.int64]
+    tiles: npt.NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.length)
+
+
+class WorldModel:
+    """V, M and starts with their config, ready for inference.
+
+    Args:
+        config: what they are.
+        vae: V.
+        memory: M.
+        starts: what dreams start from.
+
+    """
+
+    def __init__(self, config: WorldModelConfig, vae: VAE, memory: MDNRNN, starts: Starts) -> None:
+        self.config, self.vae, self.memory, self.starts = config, vae.eval(), memory.eval(), starts
+        for module in (vae, memory):
+            module.requires_grad_(False)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.memory.parameters()).device
+
+    def to(self, device: str | torch.device) -> WorldModel:
+        """Move the weights and return self."""
+        self.__dict__.pop("start_states", None)
+        self.vae.to(device)
+        self.memory.to(device)
+        return self
+
+    @cached_property
+    def start_states(self) -> tuple[Tensor, State, Tensor]:
+        """What a dream begins with at each of the S starts: z ``(S, Z)``, the memory's state, tiles ``(S,)``.
+
+        The memory is run over each start's window of real latents and actions; an episode's start has h = 0.
+        """
+        with torch.inference_mode():
+            z, actions, length, tiles = (
+                torch.from_numpy(array).to(self.device)
+                for array in (self.starts.z, self.starts.actions, self.starts.length, self.starts.tiles)
+            )
+            state = self.memory.initial_state(len(self.starts))
+            for t in range(actions.shape[1]):
+                running = torch.nonzero(t < length).squeeze(1)
+                state = put(
+                    state, running, self.memory.step(z[running, t], actions[running, t], select(state, running))
+                )
+            return z[torch.arange(len(z)), length], state, tiles
+
+    def save(self, folder: str | Path) -> None:
+        """Write ``config.json`` and float16 weights into ``folder``, replacing an artifact there."""
+        files = {
+            "vae.safetensors": _arrays(self.vae),
+            "memory.safetensors": _arrays(self.memory),
+            "starts.safetensors": {
+                name: array.astype(np.float16) if array.dtype.kind == "f" else array
+                for name, array in vars(self.starts).items()
+            },
+        }
+        artifact.write_folder(Path(folder), "world_model", asdict(self.config), files)
+
+    @classmethod
+    def load(cls, folder: str | Path, device: str | torch.device = "cpu") -> WorldModel:
+        """Read an artifact from a folder.
+
+        Raises:
+            wm_gym.ArtifactError: for whatever is wrong with it, naming the file.
+
+        """
+        folder = artifact.resolve(folder, "world_model")
+        fields = artifact.read_config(folder, "world_model")
+        try:
+            config = WorldModelConfig.from_dict(fields)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ArtifactError(f"{folder / 'config.json'}: bad or missing field: {error!r}") from error
+        with torch.device("meta"):
+            vae, memory = VAE(config.vae), MDNRNN(config.memory)
+        _fill(vae, folder / "vae.safetensors", device)
+        _fill(memory, folder / "memory.safetensors", device)
+        z, a = config.vae.latent_size, config.memory.action_size
+        shapes = {"z": (None, None, z), "actions": (None, None, a), "length": (None,), "tiles": (None,)}
+        starts = Starts(**artifact.read_arrays(folder / "starts.safetensors", shapes))
+        steps = starts.actions.shape[1]
+        if (
+            not {len(starts.z), len(starts.actions), len(starts.tiles)} == {len(starts)}
+            or starts.z.shape[1] != steps + 1
+            or not ((starts.length >= 0) & (starts.length <= steps)).all()
+            or not (starts.length == 0).any()
+        ):
+            raise ArtifactError(f"{folder / 'starts.safetensors'}: the windows' lengths do not fit together")
+        return cls(config, vae, memory, starts)
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path = "car_racing", device: str | torch.device = "cpu") -> WorldModel:
+        """Return the bundled world model of that name, or one's own from its folder; loaded once per process.
+
+        The returned object is shared: to change its weights, use `load`.
+
+        Raises:
+            wm_gym.ArtifactError: for whatever is wrong with it, naming the file.
+
+        """
+        folder = artifact.resolve(name, "world_model").resolve()
+        return _load_once(folder, artifact.stamp(folder), str(device))
+
+
+@lru_cache(maxsize=8)
+def _load_once(folder: Path, stamp: tuple[tuple[str, int, int], ...], device: str) -> WorldModel:
+    return WorldModel.load(folder, device)
+
+
+def _arrays(module: nn.Module) -> artifact.Arrays:
+    return {name: tensor.detach().cpu().numpy().astype(np.float16) for name, tensor in module.state_dict().items()}
+
+
+def _fill(module: nn.Module, path: Path, device: str | torch.device) -> None:
+    """Give a module on the meta device the weights of a file."""
+    arrays = artifact.read_arrays(path, {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()})
+    module.load_state_dict({name: torch.from_numpy(array).to(device) for name, array in arrays.items()}, assign=True)

@@ -1,0 +1,130 @@
+"""Observation wrappers for the real env: frames -> z, and z -> [z, h]."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+import torch
+from gymnasium.spaces import Box
+
+from wm_gym.actions import check_action
+from wm_gym.frames import encoder_input
+from wm_gym.models.vae import sample_latent
+from wm_gym.world_model import WorldModel
+
+Observation = npt.NDArray[np.float32]
+
+
+def latent_space(size: int) -> Box:
+    """Return the unbounded space of latent vectors, float32 ``(size,)``."""
+    return Box(-np.inf, np.inf, (size,), np.float32)
+
+
+class VAELatentObservation(gym.ObservationWrapper, gym.utils.RecordConstructorArgs):
+    """Observe z, the VAE's latent of a frame, float32 ``(Z,)``.
+
+    Whether z is the posterior's mean or a sample of it follows the world model's config. Samples come from a random
+    stream of the wrapper's own, seeded by ``reset(seed=...)``.
+
+    Args:
+        env: observes 96x96 RGB frames, uint8.
+        world_model: bundled name or folder.
+        device: where the encoder runs.
+
+    Raises:
+        TypeError: for an env of other observations.
+        wm_gym.ArtifactError: when the world model can't be read.
+
+    """
+
+    def __init__(self, env: gym.Env, world_model: str | Path = "car_racing", device: str = "cpu") -> None:
+        gym.utils.RecordConstructorArgs.__init__(self, world_model=str(world_model), device=device)
+        super().__init__(env)
+        space = env.observation_space
+        if not isinstance(space, Box) or space.shape != (96, 96, 3) or space.dtype != np.uint8:
+            raise TypeError(f"VAELatentObservation needs uint8 frames (96, 96, 3), got an env of {space}")
+        self.world_model = WorldModel.from_pretrained(world_model, device)
+        self.observation_space = latent_space(self.world_model.config.vae.latent_size)
+        self._rng = np.random.default_rng()
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Reset the env and, with a seed, the stream that samples z."""
+        if seed is not None:
+            self._rng = np.random.default_rng(seed)
+        return super().reset(seed=seed, options=options)
+
+    @torch.inference_mode()
+    def observation(self, observation: npt.NDArray[np.uint8]) -> Observation:
+        """Encode a frame."""
+        config = self.world_model.config
+        frame = torch.from_numpy(encoder_input(observation, config.frames)).unsqueeze(0)
+        z, logvar = self.world_model.vae.encode(frame.to(self.world_model.device))
+        if config.latent == "sample":
+            noise = torch.from_numpy(self._rng.standard_normal((1, config.vae.latent_size), dtype=np.float32))
+            z = sample_latent(z, logvar, noise.to(z.device))
+        return z[0].cpu().numpy()
+
+
+class RNNHiddenObservation(gym.Wrapper, gym.utils.RecordConstructorArgs):
+    """Observe ``[z, h]``, float32 ``(Z + H,)``: what an agent of Ha & Schmidhuber (2018) sees.
+
+    The memory takes ``(z_t, a_t, h_t)`` to ``h_{t+1}`` at each step; ``h_0 = 0`` at the start of an episode.
+
+    Args:
+        env: observes z, as `VAELatentObservation` gives it.
+        world_model: bundled name or folder; by default the one of the `VAELatentObservation` below.
+        device: where the memory runs.
+
+    Raises:
+        TypeError: for an env whose observations or actions do not fit the memory.
+        wm_gym.ArtifactError: when the world model can't be read.
+
+    """
+
+    def __init__(self, env: gym.Env, world_model: str | Path | None = None, device: str = "cpu") -> None:
+        recorded = None if world_model is None else str(world_model)
+        gym.utils.RecordConstructorArgs.__init__(self, world_model=recorded, device=device)
+        super().__init__(env)
+        found = env.get_wrapper_attr("world_model") if world_model is None else None
+        self.world_model = found or WorldModel.from_pretrained(str(world_model), device)
+        config = self.world_model.config.memory
+        if env.observation_space.shape != (config.latent_size,) or env.action_space.shape != (config.action_size,):
+            raise TypeError(
+                f"RNNHiddenObservation needs observations ({config.latent_size},) and actions ({config.action_size},), "
+                f"got an env of {env.observation_space} and {env.action_space}"
+            )
+        self.observation_space = latent_space(config.latent_size + config.hidden_size)
+        self._z = np.zeros(config.latent_size, np.float32)
+        self._state = self.world_model.memory.initial_state(1)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Reset the env and forget everything: h = 0."""
+        self._z, info = self.env.reset(seed=seed, options=options)
+        self._state = self.world_model.memory.initial_state(1)
+        return self._observation(), info
+
+    @torch.inference_mode()
+    def step(self, action: Any) -> tuple[Observation, Any, bool, bool, dict[str, Any]]:
+        """Step the env and advance the memory with the latent and the action that led there.
+
+        Raises:
+            ValueError: for an action outside the space; nothing has happened then.
+
+        """
+        action = check_action(action, self.action_space)
+        z, reward, terminated, truncated, info = self.env.step(action)
+        inputs = torch.from_numpy(np.concatenate([self._z, action])).to(self.world_model.device).unsqueeze(0)
+        self._state = self.world_model.memory.step(inputs[:, : len(self._z)], inputs[:, len(self._z) :], self._state)
+        self._z = z
+        return self._observation(), reward, terminated, truncated, info
+
+    def _observation(self) -> Observation:
+        return np.concatenate([self._z, self.world_model.memory.hidden(self._state)[0].cpu().numpy()])
