@@ -98,7 +98,7 @@ def rollout(
     running = np.arange(lanes)
 
     def reset(**kwargs: Any) -> np.ndarray:
-        lane_seeds: Any = [tracks[min(index, len(tracks) - 1)] for index in running]
+        lane_seeds: Any = [tracks[min(int(index), len(tracks) - 1)] for index in running]
         return envs.reset(seed=lane_seeds, **kwargs)[0]
 
     score, steps = np.zeros(lanes), np.zeros(lanes, dtype=np.int64)

@@ -162,8 +162,8 @@ def load_policy(name: str | Path, env: gym.Env | gym.vector.VectorEnv, seed: int
 
     Args:
         name: "random", "scripted" (privileged: reads CarRacing's state), the name of a bundled controller
-            ("car_racing"), a folder saved by `Controller.save`, or a Stable-Baselines3 ``.zip``. A zip holds pickles: load only
-            files that you trust.
+            ("car_racing"), a folder saved by `Controller.save`, or a Stable-Baselines3 ``.zip``. A zip holds pickles:
+            load only files that you trust.
         env: whose spaces the policy must fit; the scripted driver reads its state.
         seed: of a random policy's stream.
 
