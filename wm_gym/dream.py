@@ -44,6 +44,12 @@ class DreamState:
     noise: npt.NDArray[np.float32]
     cursor: npt.NDArray[np.int64]
 
+    @classmethod
+    def of(cls, z: Tensor, memory: State, tiles: float, rng: np.random.Generator) -> DreamState:
+        """Return one lane's moment: z ``(1, Z)``, the memory's state ``(1, ...)``, tiles so far, a random stream."""
+        noise = np.zeros((1, NOISE_BLOCK, 2 * z.shape[1] + 1), dtype=np.float32)
+        return cls(z, memory, torch.tensor([tiles]).float(), [rng], noise, np.array([NOISE_BLOCK]))
+
     def __len__(self) -> int:
         return len(self.rngs)
 

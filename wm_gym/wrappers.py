@@ -12,6 +12,7 @@ import torch
 from gymnasium.spaces import Box
 
 from wm_gym.actions import check_action
+from wm_gym.dream import DreamState
 from wm_gym.frames import encoder_input
 from wm_gym.models.vae import sample_latent
 from wm_gym.world_model import WorldModel
@@ -125,6 +126,17 @@ class RNNHiddenObservation(gym.Wrapper, gym.utils.RecordConstructorArgs):
         self._state = self.world_model.memory.step(inputs[:, : len(self._z)], inputs[:, len(self._z) :], self._state)
         self._z = z
         return self._observation(), reward, terminated, truncated, info
+
+    def get_state(self) -> DreamState:
+        """Return the present real moment as a state to dream on from: ``dream.reset(options={"state": ...})``.
+
+        Its random stream is new; give ``reset`` a seed for a dream that repeats.
+        """
+        car_racing: Any = self.unwrapped
+        progress = car_racing.tile_visited_count / len(car_racing.track)
+        z = torch.from_numpy(self._z).to(self.world_model.device).unsqueeze(0)
+        tiles = progress * self.world_model.config.reward.lap_tiles
+        return DreamState.of(z, self._state, tiles, np.random.default_rng())
 
     def _observation(self) -> Observation:
         return np.concatenate([self._z, self.world_model.memory.hidden(self._state)[0].cpu().numpy()])

@@ -1,0 +1,105 @@
+"""How well V keeps a frame: the squared error of decode(mu) over 10,000 frames of validation tracks.
+
+    python -m benchmarks.reconstruction
+
+A scripted driver disturbed by bursts of random actions drives, so that frames on and off the road are measured; at
+least half of them must show road under the car.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import matplotlib.pyplot as plt
+import numpy as np
+import numpy.typing as npt
+import torch
+import tyro
+from tqdm import tqdm
+
+from benchmarks.report import RESULTS, save_figure, write_report
+from training.loop import VALIDATION_SEEDS
+from wm_gym.frames import encoder_input
+from wm_gym.models.vae import kl_divergence, squared_error
+from wm_gym.policies import ActionBursts, ScriptedDriver
+from wm_gym.world_model import WorldModel
+
+FRAMES = 10_000
+
+
+@dataclass
+class Args:
+    """What to measure."""
+
+    world_model: str = "car_racing"
+    """bundled name or folder"""
+    out: Path = RESULTS / "reconstruction.json"
+    """JSON file; the picture goes beside it"""
+
+
+def record(version: str) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
+    """Drive 100 frames from a random moment of each validation track; return them and whether road is under the car."""
+    env = gym.make("CarRacing-v3")
+    car_racing: Any = env.unwrapped
+    driver = ActionBursts(ScriptedDriver(env), env.action_space, rate=0.01, length=30, seed=0)
+    rng = np.random.default_rng(0)
+    frames, on_road = [], []
+    each = FRAMES // len(VALIDATION_SEEDS)
+    for seed in tqdm(VALIDATION_SEEDS, desc="drive", unit="track"):
+        observation, _ = env.reset(seed=seed)
+        first = int(rng.integers(0, 400))
+        for step in range(first + each):
+            if step >= first:
+                frames.append(encoder_input(observation, version))
+                on_road.append(any(wheel.tiles for wheel in car_racing.car.wheels))
+            observation, _, terminated, truncated, _ = env.step(driver.predict(observation)[0])
+            if terminated or truncated:
+                observation, _ = env.reset()
+    env.close()
+    return np.stack(frames), np.array(on_road)
+
+
+@torch.inference_mode()
+def main(args: Args) -> None:
+    """Measure, print and write the error."""
+    model = WorldModel.from_pretrained(args.world_model)
+    frames, on_road = record(model.config.frames)
+    if on_road.mean() < 0.5:
+        raise RuntimeError(f"only {on_road.mean():.0%} of the frames show road under the car")
+    errors, divergence, pictures = [], [], []
+    for batch in torch.from_numpy(frames).split(500):
+        mu, logvar = model.vae.encode(batch)
+        decoded = model.vae.decode(mu)
+        errors.append(squared_error(decoded, batch))
+        divergence.append(kl_divergence(mu, logvar))
+        pictures.append(decoded[::100])
+    error, kl = torch.cat(errors).numpy(), torch.cat(divergence).mean(0).numpy()
+    content = {
+        "command": "python -m benchmarks.reconstruction",
+        "frames": len(frames),
+        "seeds": [VALIDATION_SEEDS.start, VALIDATION_SEEDS.stop - 1],
+        "share_on_road": float(on_road.mean()),
+        "squared_error": float(error.mean()),
+        "squared_error_on_road": float(error[on_road].mean()),
+        "squared_error_off_road": float(error[~on_road].mean()),
+        "kl": float(kl.sum()),
+        "kl_by_latent": sorted(kl.tolist(), reverse=True),
+    }
+    write_report(args.out, content)
+    print({key: value for key, value in content.items() if key != "kl_by_latent"})
+
+    figure, axes = plt.subplots(2, 10, figsize=(10, 2.2))
+    chosen = np.linspace(0, len(frames) // 100 - 1, 10).astype(int)
+    for column, i in enumerate(chosen):
+        for row, picture in enumerate((frames[100 * i], torch.cat(pictures)[i].numpy())):
+            axes[row, column].imshow(picture)
+            axes[row, column].axis("off")
+    figure.suptitle("frames of validation tracks, and what z keeps of them")
+    save_figure(figure, args.out.with_suffix(".png"))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args, description=__doc__))

@@ -1,0 +1,77 @@
+"""The score of a policy: 100 test tracks of gymnasium's own CarRacing-v3, and as many dreams.
+
+    python -m benchmarks.score                      # the bundled controller
+    python -m benchmarks.score --policy random      # the bottom of the ladder
+    python -m benchmarks.score --policy runs/mine/best/controller --world-model runs/mine/best/world_model
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import tyro
+from tqdm import tqdm
+
+from benchmarks.report import RESULTS, TEST_SEEDS, save_figure, write_report
+from wm_gym.evaluate import EpisodeResult, make_lanes, rollout, summarize
+from wm_gym.policies import load_policy
+from wm_gym.world_model import WorldModel
+
+
+@dataclass
+class Args:
+    """What to score."""
+
+    policy: str = "car_racing"
+    """as wm_gym.load_policy takes it: a bundled name, "random", a controller's folder, a Stable-Baselines3 zip"""
+    world_model: str = "car_racing"
+    """bundled name or folder: what the policy sees, and the dream it is scored in"""
+    out: Path = RESULTS / "score.json"
+    """JSON file; the picture goes beside it"""
+    workers: int = 2
+    """processes that drive the real env"""
+
+
+def drives(env_id: str, lanes: int, args: Args, **kwargs: object) -> list[EpisodeResult]:
+    """Drive one whole episode for each test seed, in the order of the seeds."""
+    envs = make_lanes(env_id, lanes, world_model=args.world_model, **kwargs)
+    policy = load_policy(args.policy, envs, seed=0)
+    results = rollout(envs, policy, TEST_SEEDS)
+    episodes = list(tqdm(results, total=len(TEST_SEEDS), desc=f"{args.policy} on {env_id}", unit="episode"))
+    envs.close()
+    return sorted(episodes, key=lambda episode: episode.index)
+
+
+def main(args: Args) -> None:
+    """Measure, print and write the score."""
+    real = drives("LatentCarRacing-v0", args.workers, args, fast=False)
+    dream = drives("DreamCarRacing-v0", len(TEST_SEEDS), args)
+    content = {
+        "command": "python -m benchmarks.score",
+        "policy": args.policy,
+        "seeds": [TEST_SEEDS.start, TEST_SEEDS.stop - 1],
+        "real": summarize(real),
+        "dream": summarize(dream),
+        "training": WorldModel.from_pretrained(args.world_model).config.training,
+        "real_episodes": [asdict(episode) for episode in real],
+        "dream_episodes": [asdict(episode) for episode in dream],
+    }
+    write_report(args.out, content)
+    for name, episodes in (("real", real), ("dream", dream)):
+        print(name, {key: round(value, 2) for key, value in summarize(episodes).items()})
+
+    figure, axes = plt.subplots(figsize=(6, 3))
+    bins = np.linspace(-150, 1000, 47).tolist()
+    for name, episodes in (("real", real), ("dream", dream)):
+        scores = [episode.score for episode in episodes]
+        axes.hist(scores, bins=bins, alpha=0.6, label=f"{name}: {np.mean(scores):.0f} ± {np.std(scores, ddof=1):.0f}")
+    axes.set(xlabel="score of an episode", ylabel="episodes", title=f"{args.policy}: 100 test tracks and 100 dreams")
+    axes.legend()
+    save_figure(figure, args.out.with_suffix(".png"))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args, description=__doc__))
