@@ -1,6 +1,6 @@
 """Watch the bundled controller: three real validation tracks beside three dreams, as a table, a video and a picture.
 
-    python -m benchmarks.drive
+python -m benchmarks.drive
 """
 
 from __future__ import annotations

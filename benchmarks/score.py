@@ -1,8 +1,8 @@
 """The score of a policy: 100 test tracks of gymnasium's own CarRacing-v3, and as many dreams.
 
-    python -m benchmarks.score                      # the bundled controller
-    python -m benchmarks.score --policy random      # the bottom of the ladder
-    python -m benchmarks.score --policy runs/mine/best/controller --world-model runs/mine/best/world_model
+python -m benchmarks.score                      # the bundled controller
+python -m benchmarks.score --policy random      # the bottom of the ladder
+python -m benchmarks.score --policy runs/mine/best/controller --world-model runs/mine/best/world_model
 """
 
 from __future__ import annotations

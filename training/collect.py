@@ -1,7 +1,7 @@
 """Collect drives of the real CarRacing-v3 with several processes, or draw the frames of kept drives again.
 
-    python -m training.collect --out runs/mine/rollouts --episodes 100 --policy scripted --burst-rate 0.02
-    python -m training.collect --out runs/mine/rollouts --replay
+python -m training.collect --out runs/mine/rollouts --episodes 100 --policy scripted --burst-rate 0.02
+python -m training.collect --out runs/mine/rollouts --replay
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Encode all frames of a rollouts folder with V.
 
-    python -m training.encode --rollouts runs/mine/rollouts --vae runs/mine/vae --out runs/mine/latents
+python -m training.encode --rollouts runs/mine/rollouts --vae runs/mine/vae --out runs/mine/latents
 """
 
 from __future__ import annotations

@@ -37,6 +37,8 @@ VALIDATION_SEEDS = range(1_000_000, 1_000_100)
 class Args:
     """A run. The paths inside the stages' settings are set by --run."""
 
+    preset: str = "laptop"
+    """the defaults of all other settings: smoke, laptop or paper"""
     run: Path = Path("runs/default")
     """folder of the run"""
     rounds: int = 12
@@ -75,6 +77,7 @@ class Args:
 
 PRESETS = {
     "smoke": Args(
+        preset="smoke",
         rounds=2,
         random_episodes=3,
         random_steps=80,
@@ -95,6 +98,7 @@ PRESETS = {
         controller=train_controller.Args(generations=40, max_steps=400, temperature=1.3, starts="any"),
     ),
     "paper": Args(
+        preset="paper",
         rounds=1,
         random_episodes=10_000,
         random_steps=1000,
@@ -242,9 +246,8 @@ def parse(arguments: list[str] | None = None) -> Args:
     """Read the command line: --preset chooses the defaults of all other flags."""
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--preset", choices=sorted(PRESETS), default="laptop")
-    known, rest = parser.parse_known_args(arguments)
-    description = f"{__doc__}\n--preset {'|'.join(sorted(PRESETS))} (default: laptop) sets the defaults shown here."
-    return tyro.cli(Args, default=PRESETS[known.preset], args=rest, description=description)
+    known, _ = parser.parse_known_args(arguments)
+    return tyro.cli(Args, default=PRESETS[known.preset], args=arguments, description=__doc__)
 
 
 if __name__ == "__main__":

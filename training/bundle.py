@@ -1,0 +1,100 @@
+"""Put a run's best world model and controller into the package, with a card that says where they come from.
+
+    python -m training.bundle --run runs/laptop --name car_racing
+
+Run again after the benchmarks: the card shows their figures.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from training.checkpoints import read_log
+from training.files import write_atomic
+from training.loop import keep_best
+from wm_gym.artifact import PRETRAINED
+from wm_gym.models.controller import Controller
+from wm_gym.world_model import WorldModel
+
+
+@dataclass
+class Args:
+    """What to bundle."""
+
+    run: Path = Path("runs/laptop")
+    """folder of a run of training.loop"""
+    name: str = "car_racing"
+    """what users call it"""
+    results: Path = Path("benchmarks/results")
+    """folder of the benchmarks' JSON"""
+
+
+def card(name: str, training: dict[str, Any], results: Path) -> str:
+    """Return the card's text."""
+    episodes = ", ".join(f"{count} {label}" for label, count in training["episodes"].items())
+    lines = [
+        f"# {name}",
+        "",
+        "A world model of CarRacing-v3 (VAE, MDN-RNN, starts of dreams) and a linear controller that was evolved in",
+        f"its dreams only, by `{training['command']}`.",
+        "",
+        f"- Data: {episodes} episodes on tracks {training['seeds'][0]} to {training['seeds'][1]}; "
+        f"{training['real_frames']:,} real frames with the validation drives.",
+        f"- Label: {training['label']}.",
+    ]
+    for path, describe in (("score.json", _score_line), ("reconstruction.json", _reconstruction_line)):
+        if (results / path).is_file():
+            lines.append(describe(json.loads((results / path).read_text())))
+    lines += ["", "| round | real frames | dream score | real score (validation) |", "|---|---|---|---|"]
+    for line in training["rounds"]:
+        real = line["real"]
+        frames, dream = f"{line['collected_frames']:,}", f"{line['dream']['mean']:.0f}"
+        lines.append(f"| {line['round']} | {frames} | {dream} | {real['mean']:.0f} ± {real['std']:.0f} |")
+    return "\n".join(lines) + "\n"
+
+
+def _score_line(content: dict[str, Any]) -> str:
+    real, dream = content["real"], content["dream"]
+    return (
+        f"- Score on the 100 test tracks (`{content['command']}`): {real['mean']:.0f} ± {real['std']:.0f}, median "
+        f"{real['median']:.0f}, {real['share_900']:.0%} at 900 or more; in 100 dreams "
+        f"{dream['mean']:.0f} ± {dream['std']:.0f}."
+    )
+
+
+def _reconstruction_line(content: dict[str, Any]) -> str:
+    return (
+        f"- Summed squared error of decode(mu) over {content['frames']:,} frames of validation tracks "
+        f"(`{content['command']}`): {content['squared_error']:.2f}."
+    )
+
+
+def main(args: Args) -> Path:
+    """Copy the best round, write its card and return the bundle's folder."""
+    best = keep_best(args.run)
+    rounds = read_log(args.run / "rounds.jsonl")
+    folder = PRETRAINED / args.name
+    model = WorldModel.load(args.run / "best" / "world_model")
+    training = {
+        **model.config.training,
+        "command": f"python -m training.loop --preset {json.loads((args.run / 'args.json').read_text())['preset']}",
+        "round": best["round"],
+        "label": "privileged" if model.config.training["episodes"].get("privileged") else "from scratch",
+        "real_frames": best["collected_frames"] + sum(line["frames"] for line in rounds),
+        "rounds": rounds,
+    }
+    model.config = replace(model.config, training=training)
+    model.save(folder / "world_model")
+    Controller.from_pretrained(args.run / "best" / "controller").save(folder / "controller")
+    text = card(args.name, training, args.results)
+    write_atomic(folder / "README.md", lambda file: file.write(text.encode()))
+    return folder
+
+
+if __name__ == "__main__":
+    print(main(tyro.cli(Args, description=__doc__)))
