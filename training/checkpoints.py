@@ -22,7 +22,6 @@ def load_checkpoint(path: Path, device: str | torch.device = "cpu") -> dict[str,
 
     Raises:
         FileNotFoundError: when the stage that writes it has not run.
-
     """
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}: run the stage before this one first")

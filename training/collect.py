@@ -95,7 +95,6 @@ def replay(job: Replay) -> Episode:
 
     Raises:
         RuntimeError: when the rewards differ from the recorded ones: this env is not the one that was recorded.
-
     """
     episode = Episode.load(job.path)
     env = Recorder(gym.make("CarRacing-v3").unwrapped, job.version)
@@ -134,7 +133,6 @@ def main(args: Args) -> list[Episode]:
 
     Raises:
         ValueError: for an unknown frame version.
-
     """
     check_version(args.frames)
     if args.replay:

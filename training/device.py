@@ -11,7 +11,6 @@ def choose_device(name: str, tf32: bool = False) -> torch.device:
     Args:
         name: "auto" or a torch device.
         tf32: let CUDA round float32 products and convolutions to TF32 (cuDNN's own default would).
-
     """
     torch.backends.cuda.matmul.allow_tf32 = tf32
     torch.backends.cudnn.allow_tf32 = tf32

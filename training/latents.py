@@ -26,7 +26,6 @@ class LatentEpisode:
         track_tiles: number of tiles of the track.
         failed: whether the last step was a failure (off the playfield).
         label: of the driver.
-
     """
 
     seed: int
@@ -56,7 +55,6 @@ def load_latents(folder: Path, fingerprint: str) -> list[LatentEpisode]:
     Raises:
         FileNotFoundError: for a folder without any.
         ValueError: when one was encoded by another V.
-
     """
     episodes = [LatentEpisode.load(path) for path in episode_files(folder)]
     if not episodes:

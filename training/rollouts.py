@@ -31,7 +31,6 @@ class Driver:
         burst_length: longest burst, in steps.
         world_model: the folder of the world model whose latents the policy saw; None for a policy that needs none.
         member: which member of a population of controllers drove; None for a policy that is no population.
-
     """
 
     policy: str
@@ -55,7 +54,6 @@ class Episode:
         terminated: whether the last step ended the episode.
         lap_finished: whether it ended with a finished lap; terminated without is a failure.
         driver: what drove.
-
     """
 
     seed: int
@@ -100,7 +98,6 @@ def open_frames(folder: Path, seed: int, version: str) -> npt.NDArray[np.uint8]:
 
     Raises:
         FileNotFoundError: when they are not cached; the message says how to draw them.
-
     """
     path = frames_file(folder, seed, version)
     if not path.is_file():

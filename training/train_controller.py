@@ -90,7 +90,6 @@ def main(args: Args) -> Path:
 
     Raises:
         ValueError: for an unknown env.
-
     """
     if args.env not in (DREAM, REAL):
         raise ValueError(f"--env must be {DREAM} or {REAL}, got {args.env!r}")

@@ -78,7 +78,6 @@ class Sequences:
         mu, logvar: ``(B, T + 1, Z)``.
         actions: ``(B, T, A)``.
         tiles, failed, valid: ``(B, T)``; ``valid`` is 0 where an episode is over.
-
     """
 
     mu: Tensor
@@ -186,7 +185,6 @@ def main(args: Args) -> Path:
 
     Raises:
         ValueError: when the latents are not of one V, or of another size than the model's.
-
     """
     device = choose_device(args.device, args.tf32)
     encoder = load_checkpoint(args.latents / "vae.pt")

@@ -55,7 +55,6 @@ class FrameSet:
 
     Raises:
         FileNotFoundError: for a folder without episodes, or without their frames.
-
     """
 
     def __init__(self, rollouts: Path, version: str) -> None:

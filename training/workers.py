@@ -29,7 +29,6 @@ def map_jobs(function: Callable[[Job], Result], jobs: Sequence[Job], workers: in
 
     Raises:
         Exception: what a job raised; jobs that were not started are dropped.
-
     """
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as pool:

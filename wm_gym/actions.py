@@ -19,7 +19,6 @@ def check_action(action: Any, space: gym.Space) -> npt.NDArray[np.float32]:
     Raises:
         ValueError: for another shape or type, and for a value that is not finite or outside the space; the message
             names its index.
-
     """
     if not isinstance(space, gym.spaces.Box):
         raise ValueError(f"actions are checked against a Box, got {space}")
@@ -28,11 +27,12 @@ def check_action(action: Any, space: gym.Space) -> npt.NDArray[np.float32]:
         raise ValueError(f"expected an action of real numbers in {space}, got {action!r}")
     if values.shape != space.shape:
         raise ValueError(f"expected an action of shape {space.shape}, got {values.shape}")
-    values = values.astype(np.float32)
-    good = (values >= space.low) & (values <= space.high)  # False for NaN
+    with np.errstate(over="ignore"):  # what is too large for float32 becomes infinite and is refused below
+        narrow = values.astype(np.float32)
+    good = (narrow >= space.low) & (narrow <= space.high)  # False for NaN
     if not good.all():
         index = tuple(int(i) for i in np.argwhere(~good)[0])
         raise ValueError(
             f"action{list(index)} is {values[index]}, expected a value from {space.low[index]} to {space.high[index]}"
         )
-    return values
+    return narrow

@@ -33,7 +33,6 @@ def resolve(name: str | Path, kind: str) -> Path:
 
     Raises:
         ArtifactError: when there is no such folder.
-
     """
     bundled = PRETRAINED / str(name) / kind
     folder = bundled if bundled.is_dir() else Path(name)
@@ -56,7 +55,6 @@ def read_config(folder: Path, kind: str) -> dict[str, Any]:
 
     Raises:
         ArtifactError: for a missing or broken file, another kind of artifact, or a format newer than this package.
-
     """
     path = folder / "config.json"
     try:
@@ -90,7 +88,6 @@ def read_arrays(path: Path, shapes: Mapping[str, tuple[int | None, ...]]) -> Arr
 
     Raises:
         ArtifactError: when the file is missing, truncated, or holds something else.
-
     """
     arrays: Arrays = {}
     try:
@@ -130,7 +127,6 @@ def write_folder(folder: Path, kind: str, config: Mapping[str, Any], files: Mapp
 
     Raises:
         FileExistsError: when ``folder`` holds anything but an artifact.
-
     """
     if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / "config.json").is_file())):
         raise FileExistsError(f"{folder}: exists and is no artifact; choose another folder")

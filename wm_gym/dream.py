@@ -34,7 +34,6 @@ class DreamState:
         rngs: each lane's random stream.
         noise: the block of noise that each lane drew from it, ``(N, NOISE_BLOCK, 2 Z + 1)``.
         cursor: the next unused row of each block, ``(N,)``.
-
     """
 
     z: Tensor
@@ -80,7 +79,6 @@ class Dream:
 
     Raises:
         ValueError: for a value outside of these.
-
     """
 
     def __init__(
@@ -136,7 +134,6 @@ class Dream:
 
         Raises:
             ValueError: for a start that does not exist or a state of another number of lanes; nothing has changed then.
-
         """
         self.check_reset(lanes, start, state)
         rows = torch.from_numpy(lanes)
@@ -154,7 +151,7 @@ class Dream:
             if start is None:
                 start = self.choices[[self.rngs[lane].integers(len(self.choices)) for lane in lanes]]
             z, memory, tiles = self.world_model.start_states
-            picked = torch.from_numpy(start)
+            picked = torch.from_numpy(start.astype(np.int64))  # torch indexes with no other whole numbers
             z, memory, tiles = z[picked], select(memory, picked), tiles[picked]
         else:
             z, memory, tiles = state.z, state.memory, state.tiles
@@ -170,8 +167,13 @@ class Dream:
             raise ValueError(f"starts go from 0 to {len(self.world_model.starts) - 1}, got {start.tolist()}")
         if state is not None and len(state) != len(lanes):
             raise ValueError(f"expected a state of {len(lanes)} lanes, got one of {len(state)}")
-        if state is not None and state.z.shape[1] != self.z.shape[1]:
-            raise ValueError(f"expected a state of {self.z.shape[1]} latents, got {state.z.shape[1]}")
+        if state is not None:
+            expected, got = (
+                [tuple(part.shape[1:]) for part in (z, *memory)]
+                for z, memory in ((self.z, self.memory_state), (state.z, state.memory))
+            )
+            if got != expected:
+                raise ValueError(f"expected a state of latents and memory of shapes {expected}, got {got}")
 
     @torch.inference_mode()
     def step(
@@ -185,7 +187,6 @@ class Dream:
 
         Returns:
             reward ``(N,)``, whether the step failed, and whether it finished the lap.
-
         """
         memory, reward = self.world_model.memory, self.reward
         self.memory_state = memory.step(self.z, torch.from_numpy(actions).to(self.device), self.memory_state)

@@ -24,7 +24,6 @@ class EpisodeResult:
         steps: its length.
         terminated: whether it ended before the time limit.
         lap_finished: whether it ended with a finished lap.
-
     """
 
     index: int
@@ -85,7 +84,6 @@ def rollout(
 
     Raises:
         ValueError: for a vector env that resets by itself.
-
     """
     envs = env if isinstance(env, VectorEnv) else single_lane(env)
     if envs.metadata["autoreset_mode"] != AutoresetMode.DISABLED:

@@ -47,7 +47,6 @@ def encoder_input(frames: npt.NDArray[np.uint8], version: str = "crop84") -> npt
 
     Raises:
         ValueError: for another dtype or shape, or an unknown version.
-
     """
     check_version(version)
     if frames.dtype != np.uint8 or frames.shape[-3:] != (96, 96, 3):

@@ -39,7 +39,6 @@ class RandomPolicy:
         observation_space: tells one observation from a batch.
         action_space: a bounded Box.
         seed: of the policy's own random stream.
-
     """
 
     def __init__(self, observation_space: gym.Space, action_space: gym.spaces.Box, seed: int | None = None) -> None:
@@ -73,7 +72,6 @@ class ScriptedDriver:
 
     Raises:
         TypeError: for an env that has no track and car.
-
     """
 
     def __init__(self, env: gym.Env, top_speed: float = 70.0, grip: float = 120.0, braking: float = 40.0) -> None:
@@ -126,7 +124,6 @@ class ActionBursts:
         rate: probability that a burst starts at a step.
         length: a burst lasts 1 to this many steps.
         seed: of the bursts' random stream.
-
     """
 
     def __init__(
@@ -170,7 +167,6 @@ def load_policy(name: str | Path, env: gym.Env | gym.vector.VectorEnv, seed: int
     Raises:
         FileNotFoundError: when there is no such file or folder.
         ValueError: when the policy does not fit the env's spaces.
-
     """
     if isinstance(env, gym.vector.VectorEnv):
         observation_space, action_space = env.single_observation_space, env.single_action_space

@@ -32,7 +32,6 @@ class RewardConfig:
         per_step: paid for every step.
         failure: paid instead for the step that leaves the playfield.
         lap_tiles: tiles of a lap: the mean track length; a dream that paid for so many is finished.
-
     """
 
     scale: float = 1000 / 295
@@ -52,7 +51,6 @@ class WorldModelConfig:
         memory: sizes of M.
         reward: how the dream pays.
         training: how it was trained, on which seeds, and what was measured; JSON-able.
-
     """
 
     frames: str = "crop84"
@@ -97,7 +95,6 @@ class Starts:
         actions: ``(S, W, A)``.
         length: ``(S,)``, steps of each window; 0 for the start of an episode, where h = 0.
         tiles: ``(S,)``, tiles visited before the start.
-
     """
 
     z: npt.NDArray[np.float32]
@@ -117,7 +114,6 @@ class WorldModel:
         vae: V.
         memory: M.
         starts: what dreams start from.
-
     """
 
     def __init__(self, config: WorldModelConfig, vae: VAE, memory: MDNRNN, starts: Starts) -> None:
@@ -174,7 +170,6 @@ class WorldModel:
 
         Raises:
             wm_gym.ArtifactError: for whatever is wrong with it, naming the file.
-
         """
         folder = artifact.resolve(folder, "world_model")
         fields = artifact.read_config(folder, "world_model")
@@ -207,7 +202,6 @@ class WorldModel:
 
         Raises:
             wm_gym.ArtifactError: for whatever is wrong with it, naming the file.
-
         """
         folder = artifact.resolve(name, "world_model").resolve()
         return _load_once(folder, artifact.stamp(folder), str(device))

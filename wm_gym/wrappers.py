@@ -39,7 +39,6 @@ class VAELatentObservation(gym.ObservationWrapper, gym.utils.RecordConstructorAr
     Raises:
         TypeError: for an env of other observations.
         wm_gym.ArtifactError: when the world model can't be read.
-
     """
 
     def __init__(self, env: gym.Env, world_model: str | Path = "car_racing", device: str = "cpu") -> None:
@@ -85,7 +84,6 @@ class RNNHiddenObservation(gym.Wrapper, gym.utils.RecordConstructorArgs):
     Raises:
         TypeError: for an env whose observations or actions do not fit the memory.
         wm_gym.ArtifactError: when the world model can't be read.
-
     """
 
     def __init__(self, env: gym.Env, world_model: str | Path | None = None, device: str = "cpu") -> None:
@@ -118,7 +116,6 @@ class RNNHiddenObservation(gym.Wrapper, gym.utils.RecordConstructorArgs):
 
         Raises:
             ValueError: for an action outside the space; nothing has happened then.
-
         """
         action = check_action(action, self.action_space)
         z, reward, terminated, truncated, info = self.env.step(action)

@@ -95,7 +95,6 @@ class DreamCarRacing(gym.Env):
 
         Raises:
             ValueError: for an unknown option, a start that does not exist, or both a start and a state.
-
         """
         start, state = check_options(options)
         if start is not None and np.ndim(start) != 0:
@@ -119,7 +118,6 @@ class DreamCarRacing(gym.Env):
         Raises:
             ValueError: for an action outside the space; nothing has happened then.
             RuntimeError: before `reset`, and after the end of an episode.
-
         """
         action = check_action(action, self.action_space)
         if not self._running:
@@ -166,7 +164,6 @@ def check_options(options: dict[str, Any] | None) -> tuple[Any, DreamState | Non
 
     Raises:
         ValueError: for an unknown option, another type, or both at once.
-
     """
     options = dict(options or {})
     start, state = options.pop("start", None), options.pop("state", None)

@@ -43,7 +43,6 @@ class DreamCarRacingVector(VectorEnv):
 
     Options of `reset`: ``reset_mask`` (boolean ``(N,)``: reset these lanes only), ``start`` (one index or ``(N,)``),
     ``state`` (a `DreamState` of N lanes, or of one that is branched into every lane that is reset).
-
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": FPS}  # noqa: RUF012 (as VectorEnv)
@@ -76,7 +75,7 @@ class DreamCarRacingVector(VectorEnv):
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._steps = np.zeros(num_envs, dtype=np.int64)
         self._over = np.zeros(num_envs, dtype=bool)
-        self._begun = False
+        self._begun = np.zeros(num_envs, dtype=bool)
 
     @property  # type: ignore[misc]
     def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
@@ -91,7 +90,6 @@ class DreamCarRacingVector(VectorEnv):
         Raises:
             TypeError: for a mask that is no boolean array.
             ValueError: for seeds, a mask, starts or a state that do not fit the lanes; nothing has changed then.
-
         """
         options = dict(options or {})
         mask = self._check_mask(options.pop("reset_mask", None))
@@ -107,7 +105,7 @@ class DreamCarRacingVector(VectorEnv):
             state = state[np.zeros_like(lanes) if len(state) == 1 else lanes]
         self.dream.reset(lanes, self._streams(seed, lanes), start, state)
         self._steps[mask], self._over[mask] = 0, False
-        self._begun = True
+        self._begun |= mask
         return self.dream.observation, {}
 
     def step(self, actions: Any) -> tuple[FloatArray, npt.NDArray[np.float64], BoolArray, BoolArray, dict[str, Any]]:
@@ -115,12 +113,11 @@ class DreamCarRacingVector(VectorEnv):
 
         Raises:
             ValueError: for an action outside the space; nothing has happened then.
-            RuntimeError: before `reset`, and with autoreset disabled while a lane is over.
-
+            RuntimeError: before every lane's first `reset`, and with autoreset disabled while a lane is over.
         """
         actions = check_action(actions, self.action_space)
-        if not self._begun:
-            raise RuntimeError("call reset() before step()")
+        if not self._begun.all():
+            raise RuntimeError(f"call reset() before step(): lanes {np.flatnonzero(~self._begun).tolist()} never began")
         resetting = self._over
         if self.autoreset_mode == AutoresetMode.DISABLED and resetting.any():
             raise RuntimeError(
@@ -184,5 +181,7 @@ class DreamCarRacingVector(VectorEnv):
         seeds = [seed + lane for lane in range(self.num_envs)] if isinstance(seed, (int, np.integer)) else list(seed)
         if len(seeds) != self.num_envs:
             raise ValueError(f"expected {self.num_envs} seeds, one a lane, got {len(seeds)}")
+        if not all(value is None or (isinstance(value, (int, np.integer)) and value >= 0) for value in seeds):
+            raise ValueError(f"seeds are whole numbers from 0, or None to keep a lane's stream, got {seed}")
         chosen = [seeds[lane] for lane in lanes]
         return [None if value is None else seeding.np_random(int(value))[0] for value in chosen]

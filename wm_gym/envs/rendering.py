@@ -32,7 +32,6 @@ class Window:
     Args:
         title: of the window.
         fps: frames a second at most; `show` waits.
-
     """
 
     def __init__(self, title: str, fps: int) -> None:

@@ -24,7 +24,6 @@ class ControllerConfig:
         low: lower bound of each action.
         high: upper bound of each action.
         training: how it was trained, JSON-able; kept with the weights.
-
     """
 
     observation_size: int = 288
@@ -38,7 +37,6 @@ class ControllerConfig:
 
         Raises:
             ValueError: unless observations are flat vectors and actions lie in a flat, bounded Box.
-
         """
         if not isinstance(observation_space, Box) or not isinstance(action_space, Box) or not action_space.is_bounded():
             raise ValueError(f"a controller needs flat Boxes, got {observation_space} and {action_space}")
@@ -72,7 +70,6 @@ class Controller:
 
     Raises:
         ValueError: when the parameters do not fit the config.
-
     """
 
     def __init__(
@@ -116,7 +113,6 @@ class Controller:
 
         Raises:
             wm_gym.ArtifactError: when there is none, or its files are not what they should be.
-
         """
         folder = artifact.resolve(name, "controller")
         fields = artifact.read_config(folder, "controller")

@@ -20,7 +20,6 @@ class MDNRNNConfig:
         action_size: length of an action.
         hidden_size: length of h.
         mixtures: Gaussians per latent dimension.
-
     """
 
     latent_size: int = 32

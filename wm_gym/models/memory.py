@@ -20,7 +20,6 @@ class Prediction(NamedTuple):
         log_sigma: log standard deviations of the components, ``(..., Z, K)``.
         tiles: expected number of tiles that the step visits, ``(...)``.
         end_logit: logit of the probability that the step ends in failure, ``(...)``.
-
     """
 
     logits: Tensor
@@ -85,7 +84,6 @@ def sample_mixture(prediction: Prediction, temperature: float, uniform: Tensor, 
 
     Returns:
         z ``(..., Z)``.
-
     """
     cumulative = (prediction.logits / temperature).softmax(-1).cumsum(-1)
     component = (uniform.unsqueeze(-1) >= cumulative[..., :-1]).sum(-1)

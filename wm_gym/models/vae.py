@@ -15,7 +15,6 @@ class VAEConfig:
     Attributes:
         latent_size: length of z.
         channels: of the four stride-2 convolutions of the encoder.
-
     """
 
     latent_size: int = 32
