@@ -25,6 +25,7 @@ from training import collect, encode, train_controller, train_rnn, train_vae
 from training.checkpoints import append_log, read_log
 from training.files import write_json
 from training.rollouts import Episode, episode_files
+from training.tracking import track, tracking
 from wm_gym.evaluate import make_lanes, rollout, summarize
 from wm_gym.models.controller import Controller
 from wm_gym.world_model import WorldModel
@@ -35,7 +36,7 @@ VALIDATION_SEEDS = range(1_000_000, 1_000_100)
 
 @dataclass
 class Args:
-    """A run. The paths inside the stages' settings are set by --run."""
+    """A run. The paths inside the stages' settings are set by --run, and --track is one switch for all."""
 
     preset: str = "laptop"
     """the defaults of all other settings: smoke, laptop or paper"""
@@ -67,6 +68,8 @@ class Args:
     """steps of a real drive at most"""
     workers: int = 2
     """processes that drive the real env"""
+    track: bool = True
+    """log to Weights & Biases (offline unless logged in); --no-track logs to log.jsonl alone"""
     vae: train_vae.Args = field(default_factory=train_vae.Args)
     """V"""
     rnn: train_rnn.Args = field(default_factory=train_rnn.Args)
@@ -226,6 +229,7 @@ def main(args: Args) -> dict[str, Any]:
     for number in range(len(read_log(log)), args.rounds):
         line = run_round(args, number)
         append_log(log, line)
+        track("loop", line)
         tqdm.write(f"round {number}: real {line['real']['mean']:.0f}, dream {line['dream']['mean']:.0f}")
         keep_best(args.run)
     if args.real_generations:
@@ -251,4 +255,6 @@ def parse(arguments: list[str] | None = None) -> Args:
 
 
 if __name__ == "__main__":
-    main(parse())
+    arguments = parse()
+    with tracking(arguments.run, arguments.track, asdict(arguments)):
+        main(arguments)

@@ -10,7 +10,7 @@ random numbers), so their scores differ by what they do.
 from __future__ import annotations
 
 import pickle
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from tqdm import tqdm
 from training.checkpoints import append_log
 from training.collect import TRAINING_SEEDS
 from training.files import write_atomic
+from training.tracking import track, tracking
 from wm_gym.evaluate import make_lanes, rollout
 from wm_gym.models.controller import Controller, ControllerConfig
 
@@ -64,6 +65,8 @@ class Args:
     """where the dream runs"""
     seed: int = 0
     """of CMA-ES, starts and noise"""
+    track: bool = True
+    """log to Weights & Biases (offline unless logged in); --no-track logs to log.jsonl alone"""
 
 
 def evaluate(
@@ -129,6 +132,7 @@ def main(args: Args) -> Path:
                 "sigma": float(evolution.sigma),
             }
             append_log(args.out / "log.jsonl", line)
+            track("controller" if args.env == DREAM else "controller-real", line)
             write_atomic(state, lambda file: file.write(evolution.pickle_dumps()))
             bar.set_postfix(mean=f"{scores.mean():.0f}", best=f"{scores.max():.0f}", sigma=f"{evolution.sigma:.3f}")
             bar.update()
@@ -137,4 +141,6 @@ def main(args: Args) -> Path:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Args, description=__doc__))
+    arguments = tyro.cli(Args, description=__doc__)
+    with tracking(arguments.out, arguments.track, asdict(arguments)):
+        main(arguments)

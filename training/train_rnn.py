@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from training.checkpoints import append_log, cosine, load_checkpoint, save_check
 from training.device import choose_device
 from training.encode import load_vae
 from training.latents import LatentEpisode, load_latents
+from training.tracking import track, tracking
 from wm_gym.models.mdn_rnn import MDNRNN, MDNRNNConfig
 from wm_gym.models.memory import Memory, State, mixture_nll
 from wm_gym.models.vae import sample_latent
@@ -66,6 +67,8 @@ class Args:
     """let CUDA round products to TF32"""
     seed: int = 0
     """of the weights, the order of the episodes and the latents' noise"""
+    track: bool = True
+    """log to Weights & Biases (offline unless logged in); --no-track logs to log.jsonl alone"""
     model: MDNRNNConfig = field(default_factory=MDNRNNConfig)
     """sizes"""
 
@@ -243,6 +246,7 @@ def main(args: Args) -> Path:
             for name, value, held_value in zip(("z", "tiles", "end"), totals / count, held, strict=True):
                 line |= {name: float(value), f"held_out_{name}": float(held_value)}
             append_log(args.out / "log.jsonl", line)
+            track("rnn", line)
             bar.set_postfix(z=f"{line['z']:.2f}", held_out=f"{held[0]:.2f} {held[1]:.4f} {held[2]:.4f}")
             bar.update()
 
@@ -266,4 +270,6 @@ def main(args: Args) -> Path:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Args, description=__doc__))
+    arguments = tyro.cli(Args, description=__doc__)
+    with tracking(arguments.out, arguments.track, asdict(arguments)):
+        main(arguments)

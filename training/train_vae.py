@@ -17,6 +17,7 @@ from tqdm import tqdm
 from training.checkpoints import append_log, cosine, load_checkpoint, save_checkpoint, segment
 from training.device import choose_device
 from training.rollouts import episode_files, open_frames
+from training.tracking import track, tracking
 from wm_gym.models.vae import VAE, VAEConfig, sample_latent, vae_loss
 
 
@@ -46,6 +47,8 @@ class Args:
     """let CUDA round products to TF32"""
     seed: int = 0
     """of the weights, the order of the frames and the latents' noise"""
+    track: bool = True
+    """log to Weights & Biases (offline unless logged in); --no-track logs to log.jsonl alone"""
     model: VAEConfig = field(default_factory=VAEConfig)
     """sizes"""
 
@@ -121,8 +124,11 @@ def main(args: Args) -> Path:
         error, kl = totals / len(batches)
         line = {"epoch": epoch + 1, "squared_error": error, "kl": kl, "frames": len(frames)}
         append_log(args.out / "log.jsonl", line)
+        track("vae", line)
     return path
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Args, description=__doc__))
+    arguments = tyro.cli(Args, description=__doc__)
+    with tracking(arguments.out, arguments.track, asdict(arguments)):
+        main(arguments)

@@ -1,0 +1,74 @@
+"""Curves and videos in Weights & Biases: offline unless logged in, off with ``--no-track`` or ``WANDB_MODE=disabled``.
+
+Nothing depends on it: every number is in the stages' ``log.jsonl`` too.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import wandb
+
+from training.files import write_atomic
+
+STEPS = {"vae": "epoch", "rnn": "epoch", "controller": "generation", "controller-real": "generation", "loop": "round"}
+"""What the curves of each stage are drawn over."""
+
+
+@contextmanager
+def tracking(folder: Path, enabled: bool, config: dict[str, Any]) -> Iterator[None]:
+    """Log to one W&B run while inside; a folder keeps its run's id, so a resumed stage goes on in it.
+
+    Inside another `tracking` this does nothing: a loop's stages log to the loop's run.
+
+    Args:
+        folder: of the stage or the loop; W&B's files go to ``folder/wandb``.
+        enabled: False for none.
+        config: settings to keep with the run.
+    """
+    if not enabled or os.environ.get("WANDB_MODE") == "disabled" or wandb.run is not None:
+        yield
+        return
+    name = folder / "wandb-id"
+    if not name.is_file():
+        write_atomic(name, lambda file: file.write(uuid4().hex[:12].encode()))
+    mode = os.environ.get("WANDB_MODE") or ("online" if wandb.login(prompt=False, verify=False) else "offline")
+    settings = wandb.Settings(silent=True, console="off")
+    with wandb.init(
+        project="wm-gym",
+        name=folder.name,
+        id=name.read_text(),
+        resume="allow",
+        dir=str(folder),
+        mode=mode,  # type: ignore[arg-type]
+        config=config,
+        settings=settings,
+    ) as run:
+        for stage, step in STEPS.items():
+            run.define_metric(f"{stage}/*", step_metric=f"{stage}/{step}")
+        yield
+
+
+def track(stage: str, values: dict[str, Any]) -> None:
+    """Log values as ``stage/name``, if a W&B run is open; nested values as ``stage/name/part``."""
+    if wandb.run is not None:
+        wandb.run.log({f"{stage}/{name}": value for name, value in _flat(values)})
+
+
+def track_video(stage: str, path: Path) -> None:
+    """Log an mp4 file, if a W&B run is open."""
+    if wandb.run is not None:
+        wandb.run.log({f"{stage}/video": wandb.Video(str(path), format="mp4")})
+
+
+def _flat(values: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from ((f"{name}/{part}", inner) for part, inner in _flat(value))
+        else:
+            yield name, value
