@@ -1,0 +1,139 @@
+"""Artifacts: what is saved is what is loaded, and whatever is wrong is one error that names the file."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_world_model
+from safetensors.numpy import load_file, save_file
+
+import wm_gym
+from wm_gym.models.controller import Controller
+from wm_gym.world_model import WorldModel
+
+
+@pytest.fixture
+def folder(world_model_folder: str, tmp_path: Path) -> Path:
+    """A copy to spoil."""
+    return Path(shutil.copytree(world_model_folder, tmp_path / "copy"))
+
+
+def test_a_world_model_comes_back_in_float16(world_model_folder):
+    saved, loaded = make_world_model(), WorldModel.load(world_model_folder)
+    assert loaded.config == saved.config
+    for module in ("vae", "memory"):
+        expected, got = getattr(saved, module).state_dict(), getattr(loaded, module).state_dict()
+        assert expected.keys() == got.keys()
+        for name, tensor in expected.items():
+            assert torch.equal(got[name], tensor.half().float())
+    for name, array in vars(saved.starts).items():
+        assert np.allclose(getattr(loaded.starts, name), array, rtol=1e-3, atol=1e-4)
+
+
+def test_saving_what_was_loaded_changes_no_byte(world_model_folder, tmp_path):
+    WorldModel.load(world_model_folder).save(tmp_path / "again")
+    for path in Path(world_model_folder).iterdir():
+        assert (tmp_path / "again" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_from_pretrained_loads_once_and_again_when_the_folder_changed(folder):
+    model = WorldModel.from_pretrained(folder)
+    assert WorldModel.from_pretrained(str(folder)) is model
+    make_world_model(latent="mean").save(folder)
+    assert WorldModel.from_pretrained(folder).config.latent == "mean"
+
+
+def edit_config(folder: Path, **changes) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def edit_arrays(folder: Path, file: str, **changes) -> None:
+    arrays = {name: array for name, array in load_file(folder / file).items() if changes.get(name, 0) is not None}
+    save_file({**arrays, **{name: array for name, array in changes.items() if array is not None}}, folder / file)
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+SPOILED = {
+    "no config": (lambda f: (f / "config.json").unlink(), "config.json.*missing"),
+    "no json": (lambda f: (f / "config.json").write_text("{"), "config.json.*JSON"),
+    "not utf-8": (lambda f: (f / "config.json").write_bytes(b"\xff\xfe\x00"), "config.json.*JSON"),
+    "a list": (lambda f: (f / "config.json").write_text("[]"), "config.json.*list"),
+    "another kind": (lambda f: edit_config(f, kind="controller"), "config.json.*'controller'"),
+    "too new": (lambda f: edit_config(f, format_version=99), "config.json.*99.*upgrade"),
+    "no version": (lambda f: edit_config(f, format_version=None), "config.json.*format_version"),
+    "unknown frames": (lambda f: edit_config(f, frames="square"), "config.json.*square"),
+    "unknown latent": (lambda f: edit_config(f, latent="mode"), "config.json.*mode"),
+    "a broken field": (lambda f: edit_config(f, vae=None), "config.json.*field"),
+    "no weights": (lambda f: (f / "vae.safetensors").unlink(), "vae.safetensors.*missing"),
+    "truncated": (lambda f: truncate(f / "memory.safetensors"), "memory.safetensors.*not a readable"),
+    "no safetensors": (lambda f: (f / "vae.safetensors").write_bytes(b"pickle"), "vae.safetensors.*not a readable"),
+    "a missing tensor": (
+        lambda f: edit_arrays(f, "memory.safetensors", **{"end.bias": None}),
+        r"memory.safetensors.*missing tensors \['end.bias'\]",
+    ),
+    "an extra tensor": (
+        lambda f: edit_arrays(f, "memory.safetensors", more=np.zeros(1)),
+        r"memory.safetensors.*unexpected tensors \['more'\]",
+    ),
+    "a wrong shape": (
+        lambda f: edit_arrays(f, "memory.safetensors", **{"end.bias": np.zeros(2, np.float16)}),
+        r"memory.safetensors.*'end.bias' has shape \(2,\)",
+    ),
+    "not a number": (
+        lambda f: edit_arrays(f, "memory.safetensors", **{"end.bias": np.full(1, np.nan, np.float16)}),
+        "memory.safetensors.*'end.bias'.*not finite",
+    ),
+    "a wrong type": (
+        lambda f: edit_arrays(f, "memory.safetensors", **{"end.bias": np.ones(1, bool)}),
+        "memory.safetensors.*'end.bias' has type bool",
+    ),
+    "starts that do not fit": (
+        lambda f: edit_arrays(f, "starts.safetensors", tiles=np.zeros(3, np.float16)),
+        "starts.safetensors.*fit",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", SPOILED)
+def test_a_spoiled_artifact_is_refused_by_name(folder, case):
+    spoil, message = SPOILED[case]
+    spoil(folder)
+    with pytest.raises(wm_gym.ArtifactError, match=message):
+        WorldModel.load(folder)
+
+
+def test_a_missing_artifact_is_named(tmp_path):
+    for load in (WorldModel.from_pretrained, WorldModel.load, Controller.from_pretrained):
+        with pytest.raises(wm_gym.ArtifactError, match=r"nowhere.*car_racing"):
+            load(tmp_path / "nowhere")
+
+
+def test_a_folder_of_something_else_is_not_replaced(tmp_path):
+    (tmp_path / "thesis.txt").write_text("precious")
+    with pytest.raises(FileExistsError, match="no artifact"):
+        Controller().save(tmp_path)
+    assert (tmp_path / "thesis.txt").read_text() == "precious"
+
+
+def test_a_write_that_breaks_off_leaves_the_old_artifact(folder, monkeypatch):
+    def fail(*args, **kwargs):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("wm_gym.artifact.save_file", fail)
+    with pytest.raises(OSError, match="disk full"):
+        make_world_model(latent="mean").save(folder)
+    assert WorldModel.load(folder).config.latent == "sample"
+
+
+def test_the_bundled_world_model_and_controller_are_there_and_small():
+    model, controller = WorldModel.from_pretrained(), Controller.from_pretrained()
+    assert controller.config.observation_size == model.config.observation_size == 288
+    bundle = Path(wm_gym.__file__).parent / "pretrained" / "car_racing"
+    assert sum(path.stat().st_size for path in bundle.rglob("*") if path.is_file()) < 12e6

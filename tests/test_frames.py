@@ -1,0 +1,149 @@
+"""From an env's frame to the encoder's input, against exact area averaging in whole numbers."""
+
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from wm_gym.frames import INPUT_SIZE, VERSIONS, area_weights, encoder_input
+
+HEIGHT = {"crop84": 84, "full96": 96}
+seeds = st.integers(0, 2**31)
+versions = pytest.mark.parametrize("version", HEIGHT)
+examples = settings(deadline=None, max_examples=20)
+
+
+def some_frames(seed, *lead, levels=256):
+    """Frames of noise; two levels are the harshest contrast."""
+    noise = np.random.default_rng(seed).integers(0, levels, (*lead, 96, 96, 3))
+    return (noise * (255 // (levels - 1))).astype(np.uint8)
+
+
+def slivers_summed(values, axis):
+    """Cut each pixel of an axis into 64 slivers, and sum the slivers that each of 64 target pixels covers."""
+    source = values.shape[axis]
+    slivers = np.repeat(values, INPUT_SIZE, axis)
+    return slivers.reshape(*values.shape[:axis], INPUT_SIZE, source, *values.shape[axis + 1 :]).sum(axis + 1)
+
+
+def area_average(frame, version):
+    """The reference for one frame: no weights, no floats, rounded half up."""
+    kept = frame[: HEIGHT[version]].astype(np.int64)
+    total, area = slivers_summed(slivers_summed(kept, 0), 1), kept.shape[0] * kept.shape[1]
+    return (2 * total + area) // (2 * area)
+
+
+def test_every_version_is_held_against_the_reference():
+    assert set(VERSIONS) == set(HEIGHT)
+
+
+@versions
+@given(seed=seeds, levels=st.sampled_from([2, 4, 256]))
+@examples
+def test_a_frame_is_area_averaged_and_rounded(version, seed, levels):
+    frame = some_frames(seed, levels=levels)
+    assert np.array_equal(encoder_input(frame, version), area_average(frame, version))
+
+
+@versions
+@pytest.mark.parametrize("lead", [(), (1,), (4,), (2, 3), (0,)])
+def test_frames_keep_their_leading_shape_and_do_not_mix(version, lead):
+    frames = some_frames(0, *lead)
+    before = frames.copy()
+    shrunk = encoder_input(frames, version)
+    assert shrunk.dtype == np.uint8
+    assert shrunk.shape == (*lead, 64, 64, 3)
+    assert np.array_equal(frames, before)
+    for index in np.ndindex(lead):
+        assert np.array_equal(shrunk[index], encoder_input(frames[index], version))
+
+
+def test_crop84_is_the_default():
+    frame = some_frames(0)
+    assert np.array_equal(encoder_input(frame), encoder_input(frame, "crop84"))
+
+
+@versions
+@given(colour=st.tuples(*[st.integers(0, 255)] * 3))
+@examples
+def test_a_constant_frame_stays_constant(version, colour):
+    frame = np.broadcast_to(np.array(colour, np.uint8), (96, 96, 3))
+    assert (encoder_input(frame, version) == colour).all()
+
+
+@versions
+@given(seed=seeds)
+@examples
+def test_the_mean_colour_is_kept(version, seed):
+    frame = some_frames(seed)
+    kept = frame[: HEIGHT[version]].mean(axis=(0, 1))
+    np.testing.assert_allclose(encoder_input(frame, version).mean(axis=(0, 1)), kept, atol=0.05)
+
+
+@versions
+@given(seed=seeds)
+@examples
+def test_mirrors_and_colours_commute_with_shrinking(version, seed):
+    frame = some_frames(seed)
+    shrunk, kept = encoder_input(frame, version), HEIGHT[version]
+    upside_down = np.concatenate([frame[:kept][::-1], frame[kept:]])
+    assert np.array_equal(encoder_input(frame[:, ::-1], version), shrunk[:, ::-1])
+    assert np.array_equal(encoder_input(upside_down, version), shrunk[::-1])
+    assert np.array_equal(encoder_input(frame[..., [2, 0, 1]], version), shrunk[..., [2, 0, 1]])
+
+
+@versions
+@given(row=st.integers(0, 95), column=st.integers(0, 95))
+@examples
+def test_a_white_dot_lights_the_pixels_that_cover_it(version, row, column):
+    frame = np.zeros((96, 96, 3), np.uint8)
+    frame[row, column] = 255
+    lit = np.argwhere(encoder_input(frame, version).any(axis=2))
+    if row >= HEIGHT[version]:
+        assert len(lit) == 0  # the gauges are cropped away
+    else:
+        place = np.array([row, column]) + 0.5
+        size = np.array([HEIGHT[version], 96]) / INPUT_SIZE  # of a target pixel, in source pixels
+        assert len(lit) >= 1
+        assert (abs((lit + 0.5) * size - place) < (size + 1) / 2).all()
+
+
+@given(source=st.integers(1, 200), target=st.integers(1, 200))
+@settings(deadline=None, max_examples=200)
+def test_area_weights_share_every_source_pixel_out_in_whole_numbers(source, target):
+    weights, total = area_weights(source, target)
+    assert weights.shape == (target, source)
+    assert weights.dtype == np.float32
+    assert (weights >= 0).all() and (weights == weights.round()).all()
+    assert (weights.sum(axis=1) == total).all()
+    assert (weights.sum(axis=0) * source == total * target).all()
+    assert all(np.ptp(np.flatnonzero(row)) == np.count_nonzero(row) - 1 for row in weights)  # without a gap
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [
+        ((96, 96, 3), np.float32),
+        ((96, 96, 3), np.int64),
+        ((96, 96, 3), np.int8),
+        ((96, 96, 3), bool),
+        ((96, 96), np.uint8),
+        ((96, 96, 4), np.uint8),
+        ((3, 96, 96), np.uint8),
+        ((84, 96, 3), np.uint8),
+        ((64, 64, 3), np.uint8),
+        ((96, 96, 3, 1), np.uint8),
+        ((), np.uint8),
+    ],
+)
+def test_what_is_no_frame_is_refused_by_its_type_and_shape(shape, dtype):
+    with pytest.raises(ValueError, match=rf"uint8.*got {np.dtype(dtype)} {re.escape(str(shape))}$"):
+        encoder_input(np.zeros(shape, dtype))
+
+
+@pytest.mark.parametrize("version", ["crop85", "", "CROP84", None])
+def test_an_unknown_version_is_named_beside_those_there_are(version):
+    with pytest.raises(ValueError, match=rf"{version!r}.*crop84.*full96"):
+        encoder_input(some_frames(0), version)
