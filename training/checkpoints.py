@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from training.files import write_atomic
@@ -54,3 +55,12 @@ def segment(checkpoint: dict[str, Any] | None, epochs: int) -> tuple[int, int]:
 def cosine(progress: float, low: float = 0.05) -> float:
     """Return the factor of the learning rate, from 1 at progress 0 to ``low`` at 1."""
     return low + (1 - low) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+
+
+def randn(*shape: int) -> Any:
+    """Draw normals from NumPy's global stream, as ``np.random.randn`` does.
+
+    A pickle of that bound method holds a copy of the stream; of this function it holds the name, so that what is
+    unpickled still follows ``np.random.seed``.
+    """
+    return np.random.randn(*shape)

@@ -21,7 +21,7 @@ import tyro
 from gymnasium.vector import VectorEnv
 from tqdm import tqdm
 
-from training.checkpoints import append_log
+from training.checkpoints import append_log, randn
 from training.collect import TRAINING_SEEDS
 from training.files import write_atomic
 from training.tracking import track, tracking
@@ -111,7 +111,8 @@ def main(args: Args) -> Path:
     if state.is_file():
         evolution = pickle.loads(state.read_bytes())
     else:
-        options = {"popsize": args.population, "CMA_diagonal": args.diagonal, "verbose": -9, "seed": np.nan}
+        options: dict[str, Any] = {"popsize": args.population, "CMA_diagonal": args.diagonal, "verbose": -9}
+        options |= {"seed": np.nan, "randn": randn}
         evolution = cma.CMAEvolutionStrategy(np.zeros(config.parameters), args.sigma, options)
     with tqdm(total=args.generations, initial=evolution.countiter, desc=f"CMA-ES {args.env}", unit="generation") as bar:
         while evolution.countiter < args.generations:
