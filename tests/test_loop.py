@@ -1,0 +1,111 @@
+"""The whole pipeline of the smoke preset, killed again and again."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from training.checkpoints import read_log
+from training.loop import PRESETS
+from training.rollouts import Episode, episode_files, open_frames
+from training.train_controller import DREAM, REAL
+from wm_gym.models.controller import Controller
+from wm_gym.world_model import WorldModel
+
+REPOSITORY = Path(__file__).parents[1]
+SMOKE = PRESETS["smoke"]
+
+MOMENTS = {
+    "collecting, some drives unfinished": lambda run: len(episode_files(run / "rollouts")) > SMOKE.random_episodes,
+    "training V, one epoch of two": lambda run: (run / "vae" / "checkpoint.pt").is_file(),
+    "in the second round": lambda run: len(episode_files(run / "rollouts")) > first_round_episodes(),
+}
+
+
+def first_round_episodes():
+    return SMOKE.random_episodes + SMOKE.scripted_episodes
+
+
+def start(run, log):
+    """Start the loop in a process group of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "training.loop", "--preset", "smoke", "--run", str(run)],
+        cwd=REPOSITORY,
+        env={**os.environ, "WANDB_MODE": "disabled"},
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+
+
+def kill_when(process, reached):
+    """Wait for the moment, then kill the loop and its workers at once."""
+    try:
+        while not reached():
+            assert process.poll() is None, "the loop ended before the moment to kill it"
+            time.sleep(0.01)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def finished_episodes(run):
+    """What the file of every finished episode holds and when it was written."""
+    return {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in episode_files(run / "rollouts")}
+
+
+def test_a_run_killed_at_any_moment_goes_on_where_it_stopped(tmp_path):
+    run, kept = tmp_path / "run", {}
+    with (tmp_path / "log").open("w+") as log:
+        for reached in MOMENTS.values():
+            kill_when(start(run, log), lambda reached=reached: reached(run))
+            episodes = finished_episodes(run)
+            assert kept.items() <= episodes.items()
+            kept = episodes
+        rounds_before = (run / "rounds.jsonl").read_bytes()
+        last = start(run, log)
+        try:
+            status = last.wait()
+        finally:
+            if last.poll() is None:
+                os.killpg(last.pid, signal.SIGKILL)
+        log.seek(0)
+        assert status == 0, log.read()[-5000:]
+
+    # the rollouts: all that was finished before a kill is as it was, and nothing is missing
+    assert kept.items() <= finished_episodes(run).items()
+    episodes = [Episode.load(path) for path in episode_files(run / "rollouts")]
+    assert [episode.seed for episode in episodes] == list(range(first_round_episodes() + SMOKE.own_episodes))
+    labels = ["random"] * SMOKE.random_episodes + ["privileged"] * SMOKE.scripted_episodes + ["own"] * 2
+    assert [episode.driver.label for episode in episodes] == labels
+    for episode in episodes:
+        assert len(open_frames(run / "rollouts", episode.seed, SMOKE.vae.frames)) == len(episode.actions) + 1
+
+    # the rounds: one line each, the first as the killed run had written it
+    rounds = read_log(run / "rounds.jsonl")
+    assert [line["round"] for line in rounds] == list(range(SMOKE.rounds))
+    assert (run / "rounds.jsonl").read_bytes().startswith(rounds_before)
+    assert rounds[-1]["collected_frames"] == sum(len(episode.actions) + 1 for episode in episodes)
+
+    # the best round's world model and controller load
+    best = max(rounds, key=lambda line: line["real"]["mean"])["round"]
+    model = WorldModel.load(run / "best" / "world_model")
+    assert model.config == WorldModel.load(run / "rounds" / f"{best:03d}" / "world_model").config
+    controller = Controller.from_pretrained(run / "best" / "controller")
+    same = Controller.from_pretrained(run / "rounds" / f"{best:03d}" / "controller")
+    assert controller.config.observation_size == model.config.observation_size
+    assert np.array_equal(controller.parameters, same.parameters)
+
+    # controllers evolved in the dream and on the real env, each generation once
+    dream_generations = SMOKE.controller.generations + (SMOKE.rounds - 1) * SMOKE.generations
+    for folder, env, generations in (
+        ("controller", DREAM, dream_generations),
+        ("controller-real", REAL, SMOKE.real_generations),
+    ):
+        lines = read_log(run / folder / "log.jsonl")
+        assert [(line["env"], line["generation"]) for line in lines] == [(env, g + 1) for g in range(generations)]
+        assert Controller.from_pretrained(run / folder / "controller").config.training["env"] == env
