@@ -1,5 +1,6 @@
 """From an env's frame to the encoder's input, against exact area averaging in whole numbers."""
 
+import math
 import re
 
 import numpy as np
@@ -22,16 +23,17 @@ def some_frames(seed, *lead, levels=256):
 
 
 def slivers_summed(values, axis):
-    """Cut each pixel of an axis into 64 slivers, and sum the slivers that each of 64 target pixels covers."""
+    """Cut the pixels of an axis into slivers so fine that 64 target pixels share them evenly; sum each one's share."""
     source = values.shape[axis]
-    slivers = np.repeat(values, INPUT_SIZE, axis)
-    return slivers.reshape(*values.shape[:axis], INPUT_SIZE, source, *values.shape[axis + 1 :]).sum(axis + 1)
+    slivers = np.repeat(values, math.lcm(source, INPUT_SIZE) // source, axis)
+    return slivers.reshape(*values.shape[:axis], INPUT_SIZE, -1, *values.shape[axis + 1 :]).sum(axis + 1)
 
 
 def area_average(frame, version):
     """The reference for one frame: no weights, no floats, rounded half up."""
     kept = frame[: HEIGHT[version]].astype(np.int64)
-    total, area = slivers_summed(slivers_summed(kept, 0), 1), kept.shape[0] * kept.shape[1]
+    total = slivers_summed(slivers_summed(kept, 0), 1)
+    area = slivers_summed(slivers_summed(np.ones_like(kept), 0), 1)
     return (2 * total + area) // (2 * area)
 
 
