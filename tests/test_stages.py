@@ -204,6 +204,15 @@ def test_a_finished_stage_is_left_alone_and_goes_on_when_asked_for_more(stage, n
     assert load_checkpoint(tmp_path / "checkpoint.pt")["epoch"] == 2
 
 
+def test_the_decoders_own_epochs_move_no_latent(noise, tmp_path):
+    train_vae.main(training(train_vae, noise, tmp_path))
+    before = load_checkpoint(tmp_path / "checkpoint.pt")["model"]
+    train_vae.main(training(train_vae, noise, tmp_path, decoder_epochs=1))
+    after = load_checkpoint(tmp_path / "checkpoint.pt")["model"]
+    for name, tensor in before.items():
+        assert torch.equal(after[name], tensor) == (not name.startswith("decoder")), name
+
+
 @pytest.mark.parametrize(
     ("stage", "model"),
     [(train_vae, VAEConfig(channels=(8, 8, 8, 8))), (train_rnn, MDNRNNConfig(hidden_size=64))],

@@ -96,7 +96,7 @@ PRESETS = {
         controller=train_controller.Args(generations=2, population=6, rollouts=2, max_steps=50),
     ),
     "laptop": Args(
-        vae=train_vae.Args(epochs=4, batch=128),
+        vae=train_vae.Args(epochs=4, decoder_epochs=1, batch=128),
         rnn=train_rnn.Args(epochs=120),
         controller=train_controller.Args(generations=40, max_steps=400, temperature=1.3, starts="any"),
     ),

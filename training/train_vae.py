@@ -31,6 +31,8 @@ class Args:
     """folder for the checkpoint and the log"""
     epochs: int = 10
     """passes over all frames in all; a folder trained for fewer goes on"""
+    decoder_epochs: int = 0
+    """passes after these that train the decoder alone, on the means: sharper pictures, and no latent moves"""
     batch: int = 256
     """frames a step"""
     learning_rate: float = 1e-3
@@ -77,7 +79,7 @@ class FrameSet:
 
 
 def main(args: Args) -> Path:
-    """Train until ``args.epochs`` and return the checkpoint's path; each finished epoch is kept."""
+    """Train V, then its decoder alone, and return the checkpoint's path; each finished epoch is kept."""
     device = choose_device(args.device, args.tf32)
     path = args.out / "checkpoint.pt"
     frames = FrameSet(args.rollouts, args.frames)
@@ -90,21 +92,25 @@ def main(args: Args) -> Path:
         vae.load_state_dict(checkpoint["model"])
         optimizer.load_state_dict(checkpoint["optimizer"])
         done = checkpoint["epoch"]
+    total = args.epochs + args.decoder_epochs
     first, last = segment(checkpoint, args.epochs)
-    for epoch in range(done, args.epochs):
+    for epoch in range(done, total):
+        whole = epoch < args.epochs
         rng = np.random.default_rng((args.seed, epoch))
         noise = torch.Generator().manual_seed(int(rng.integers(2**62)))
         batches = np.array_split(rng.permutation(len(frames)), max(1, len(frames) // args.batch))
         totals = np.zeros(2)
-        with tqdm(batches, desc=f"VAE epoch {epoch + 1}/{args.epochs}", unit="batch") as bar:
+        with tqdm(batches, desc=f"VAE epoch {epoch + 1}/{total}", unit="batch") as bar:
             for i, indices in enumerate(bar):
                 for group in optimizer.param_groups:
-                    progress = (epoch + i / len(batches) - first) / (last - first)
+                    now = epoch + i / len(batches)
+                    progress = (now - first) / (last - first) if whole else (now - args.epochs) / args.decoder_epochs
                     group["lr"] = args.learning_rate * cosine(progress)
                 batch = frames[indices].to(device)
                 with torch.autocast(device.type, torch.bfloat16, enabled=args.bfloat16):
-                    mu, logvar = vae.encode(batch)
-                    z = sample_latent(mu, logvar, torch.randn(mu.shape, generator=noise).to(device))
+                    with torch.set_grad_enabled(whole):
+                        mu, logvar = vae.encode(batch)
+                    z = sample_latent(mu, logvar, torch.randn(mu.shape, generator=noise).to(device)) if whole else mu
                     error, kl = vae_loss(vae.decode(z), batch, mu, logvar, args.free_bits)
                 optimizer.zero_grad()
                 (error + kl).backward()
