@@ -115,8 +115,11 @@ def test_a_missing_artifact_is_named(tmp_path):
             load(tmp_path / "nowhere")
 
 
-def test_a_folder_of_something_else_is_not_replaced(tmp_path):
+@pytest.mark.parametrize("config", [False, True])
+def test_a_folder_of_something_else_is_not_replaced(tmp_path, config):
     (tmp_path / "thesis.txt").write_text("precious")
+    if config:
+        (tmp_path / "config.json").write_text("{}")
     with pytest.raises(FileExistsError, match="no artifact"):
         Controller().save(tmp_path)
     assert (tmp_path / "thesis.txt").read_text() == "precious"

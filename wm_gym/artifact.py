@@ -128,15 +128,18 @@ def write_folder(folder: Path, kind: str, config: Mapping[str, Any], files: Mapp
     Raises:
         FileExistsError: when ``folder`` holds anything but an artifact.
     """
-    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / "config.json").is_file())):
-        raise FileExistsError(f"{folder}: exists and is no artifact; choose another folder")
+    if folder.exists():
+        content = {path.name for path in folder.iterdir()} if folder.is_dir() else {folder.name}
+        own = {"config.json", *(name for name in content if name.endswith(".safetensors"))}
+        if content and (content - own or "config.json" not in content):
+            raise FileExistsError(f"{folder}: exists and is no artifact; choose another folder")
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.with_name(f".{folder.name}.{uuid4().hex}.tmp")
     temporary.mkdir()
     for name, arrays in files.items():
         save_file({key: np.ascontiguousarray(array) for key, array in arrays.items()}, temporary / name)
-    content = {"kind": kind, "format_version": FORMAT_VERSION, **config}
-    (temporary / "config.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    description = {"kind": kind, "format_version": FORMAT_VERSION, **config}
+    (temporary / "config.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
     replaced = folder.with_name(f".{folder.name}.{uuid4().hex}.old")
     if folder.exists():
         folder.rename(replaced)
