@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from training.rollouts import Driver, Episode, Recorder, episode_files, frames_file, save_frames
 from training.workers import map_jobs
+from wm_gym.envs.fast_car_racing import FastCarRacing
 from wm_gym.evaluate import rollout
 from wm_gym.frames import check_version
 from wm_gym.policies import ActionBursts, load_policy
@@ -67,8 +68,8 @@ class Drive:
 
 
 def drive(job: Drive) -> Episode:
-    """Drive one episode on gymnasium's own CarRacing-v3 and save it with its frames."""
-    recorder = Recorder(gym.make("CarRacing-v3").unwrapped, job.version)
+    """Drive one episode and save it with its frames."""
+    recorder = Recorder(FastCarRacing(), job.version)
     env: gym.Env = gym.wrappers.TimeLimit(recorder, job.max_steps)
     if job.driver.world_model is not None:
         env = RNNHiddenObservation(VAELatentObservation(env, job.driver.world_model))
@@ -97,7 +98,7 @@ def replay(job: Replay) -> Episode:
         RuntimeError: when the rewards differ from the recorded ones: this env is not the one that was recorded.
     """
     episode = Episode.load(job.path)
-    env = Recorder(gym.make("CarRacing-v3").unwrapped, job.version)
+    env = Recorder(FastCarRacing(), job.version)
     env.reset(seed=episode.seed)
     for action in episode.actions:
         env.step(action)

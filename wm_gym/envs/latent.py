@@ -7,6 +7,7 @@ from typing import Any
 import gymnasium as gym
 from gymnasium.envs.box2d.car_racing import CarRacing
 
+from wm_gym.envs.fast_car_racing import FastCarRacing
 from wm_gym.wrappers import RNNHiddenObservation, VAELatentObservation
 
 
@@ -44,11 +45,12 @@ def LatentCarRacing(
     * ``world_model``: bundled name or a folder.
     * ``render_mode``: CarRacing's own: None, "human", "rgb_array" or "state_pixels".
     * ``device``: where encoder and memory run.
-    * ``fast``: draw the same pixels faster, when this version of the package can; False for gymnasium's own drawing.
+    * ``fast``: draw the same pixels faster, with `FastCarRacing`; False for gymnasium's own drawing.
     * further keyword arguments go to CarRacing, such as ``domain_randomize``.
 
     ## Version History
     * v0: CarRacing-v3 of gymnasium 1.x.
     """
-    env = CarRacing(render_mode=render_mode, **kwargs)
+    car_racing = FastCarRacing if fast else CarRacing
+    env = car_racing(render_mode=render_mode, **kwargs)
     return RNNHiddenObservation(VAELatentObservation(env, world_model, device), device=device)
