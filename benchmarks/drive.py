@@ -18,8 +18,8 @@ from moviepy import ImageSequenceClip
 from tqdm import trange
 
 import wm_gym
-from benchmarks.report import save_figure
 from training.loop import VALIDATION_SEEDS
+from training.pictures import save_figure
 from wm_gym.envs.rendering import enlarge
 from wm_gym.frames import encoder_input
 

@@ -20,8 +20,9 @@ import torch
 import tyro
 from tqdm import tqdm
 
-from benchmarks.report import RESULTS, save_figure, write_report
+from benchmarks.report import RESULTS, write_report
 from training.loop import VALIDATION_SEEDS
+from training.pictures import save_figure
 from wm_gym.frames import encoder_input
 from wm_gym.models.vae import kl_divergence, squared_error
 from wm_gym.policies import ActionBursts, ScriptedDriver

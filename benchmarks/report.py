@@ -1,4 +1,4 @@
-"""What every benchmark's output has: the machine, the versions, and one style of pictures."""
+"""What every benchmark's output has: the machine and the versions."""
 
 from __future__ import annotations
 
@@ -9,28 +9,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-
 RESULTS = Path(__file__).parent / "results"
 TEST_SEEDS = range(2_000_000, 2_000_100)
 """Tracks of reported scores; nothing is chosen on them."""
 
 PACKAGES = ("wm-gym", "torch", "gymnasium", "numpy", "pygame-ce", "Box2D")
-
-plt.rcParams.update(
-    {
-        "figure.dpi": 120,
-        "font.size": 9,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.grid": True,
-        "grid.alpha": 0.3,
-        "figure.constrained_layout.use": True,
-    }
-)
 
 
 def machine() -> dict[str, Any]:
@@ -54,10 +37,3 @@ def write_report(path: Path, content: dict[str, Any]) -> None:
     """Write a benchmark's JSON, with the machine it ran on."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({**content, "machine": machine()}, indent=2, default=str) + "\n")
-
-
-def save_figure(figure: plt.Figure, path: Path) -> None:
-    """Write a figure as PNG and close it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
-    plt.close(figure)

@@ -15,7 +15,8 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
-from benchmarks.report import RESULTS, TEST_SEEDS, save_figure, write_report
+from benchmarks.report import RESULTS, TEST_SEEDS, write_report
+from training.pictures import save_figure
 from wm_gym.evaluate import EpisodeResult, make_lanes, rollout, summarize
 from wm_gym.policies import load_policy
 from wm_gym.world_model import WorldModel
