@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wm_gym.frames import INPUT_SIZE, VERSIONS, area_weights, encoder_input
+from wm_gym.frames import INPUT_SIZE, VERSIONS, area_weights, encoder_input, gauge_rows
 
-HEIGHT = {"crop84": 84, "full96": 96}
+HEIGHT = {"crop84": 84, "full96": 96, "gauges96": 96}
 seeds = st.integers(0, 2**31)
 versions = pytest.mark.parametrize("version", HEIGHT)
+unblanked = pytest.mark.parametrize("version", ["crop84", "full96"])
 examples = settings(deadline=None, max_examples=20)
 
 
@@ -32,6 +33,8 @@ def slivers_summed(values, axis):
 def area_average(frame, version):
     """The reference for one frame: no weights, no floats, rounded half up."""
     kept = frame[: HEIGHT[version]].astype(np.int64)
+    if version == "gauges96":
+        kept[84:, :11] = 0  # the score
     total = slivers_summed(slivers_summed(kept, 0), 1)
     area = slivers_summed(slivers_summed(np.ones_like(kept), 0), 1)
     return (2 * total + area) // (2 * area)
@@ -67,7 +70,7 @@ def test_crop84_is_the_default():
     assert np.array_equal(encoder_input(frame), encoder_input(frame, "crop84"))
 
 
-@versions
+@unblanked
 @given(colour=st.tuples(*[st.integers(0, 255)] * 3))
 @examples
 def test_a_constant_frame_stays_constant(version, colour):
@@ -75,7 +78,7 @@ def test_a_constant_frame_stays_constant(version, colour):
     assert (encoder_input(frame, version) == colour).all()
 
 
-@versions
+@unblanked
 @given(seed=seeds)
 @examples
 def test_the_mean_colour_is_kept(version, seed):
@@ -84,7 +87,7 @@ def test_the_mean_colour_is_kept(version, seed):
     np.testing.assert_allclose(encoder_input(frame, version).mean(axis=(0, 1)), kept, atol=0.05)
 
 
-@versions
+@unblanked
 @given(seed=seeds)
 @examples
 def test_mirrors_and_colours_commute_with_shrinking(version, seed):
@@ -96,7 +99,7 @@ def test_mirrors_and_colours_commute_with_shrinking(version, seed):
     assert np.array_equal(encoder_input(frame[..., [2, 0, 1]], version), shrunk[..., [2, 0, 1]])
 
 
-@versions
+@unblanked
 @given(row=st.integers(0, 95), column=st.integers(0, 95))
 @examples
 def test_a_white_dot_lights_the_pixels_that_cover_it(version, row, column):
@@ -149,3 +152,14 @@ def test_what_is_no_frame_is_refused_by_its_type_and_shape(shape, dtype):
 def test_an_unknown_version_is_named_beside_those_there_are(version):
     with pytest.raises(ValueError, match=rf"{version!r}.*crop84.*full96"):
         encoder_input(some_frames(0), version)
+
+
+def test_gauges_are_kept_and_the_score_beside_them_is_not():
+    frame = np.zeros((96, 96, 3), np.uint8)
+    frame[84:] = 255
+    shrunk = encoder_input(frame, "gauges96")
+    assert gauge_rows("gauges96") == slice(56, 64)
+    assert shrunk[56:, :7].max() == 0
+    assert shrunk[56:, 8:].min() == 255
+    assert shrunk[:56].max() == 0
+    assert len(range(*gauge_rows("crop84").indices(64))) == 0

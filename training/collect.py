@@ -37,7 +37,7 @@ class Args:
     episodes: int = 100
     """the folder is filled up to this many episodes"""
     policy: str = "random"
-    """"random", "scripted" (privileged), "bundled", a controller's folder or a Stable-Baselines3 zip"""
+    """"random", "scripted" or "scripted-varied" (privileged), "bundled", a controller's folder or a Stable-Baselines3 zip"""
     world_model: Path | None = None
     """folder of the world model whose latents the policy sees; not needed by "random" and "scripted" drives"""
     members: int = 0
@@ -48,7 +48,7 @@ class Args:
     """longest burst, in steps"""
     max_steps: int = 1000
     """steps of an episode at most"""
-    frames: str = "crop84"
+    frames: str = "gauges96"
     """version of the frames, see wm_gym.frames"""
     workers: int = 2
     """number of processes"""
@@ -114,7 +114,8 @@ def new_drives(args: Args) -> list[Drive]:
     taken = {int(path.stem) for path in episode_files(args.out)}
     missing = max(0, args.episodes - len(taken))
     seeds = itertools.islice((seed for seed in TRAINING_SEEDS if seed not in taken), missing)
-    label = {"random": "random", "scripted": "privileged"}.get(args.policy, "own")
+    privileged = args.policy.startswith("scripted")
+    label = "privileged" if privileged else "random" if args.policy == "random" else "own"
     world_model = None if args.world_model is None else str(args.world_model)
     driver = Driver(args.policy, label, args.burst_rate, args.burst_length, world_model)
     return [

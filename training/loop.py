@@ -49,7 +49,7 @@ class Args:
     random_steps: int = 500
     """length of these drives"""
     scripted_episodes: int = 70
-    """first data: drives of the scripted, privileged driver with bursts of random actions; 0 trains from scratch"""
+    """first data: drives of scripted, privileged drivers with bursts of random actions; 0 trains from scratch"""
     own_episodes: int = 16
     """drives a round after the first: half by the controller, half by members of the last population"""
     own_burst_rate: float = 0.01
@@ -139,7 +139,7 @@ def first_drives(args: Args) -> list[collect.Args]:
         replace(
             common,
             episodes=random + args.scripted_episodes,
-            policy="scripted",
+            policy="scripted-varied",
             burst_rate=0.05,
             burst_length=40,
             max_steps=args.max_steps,

@@ -18,6 +18,7 @@ from training.checkpoints import append_log, cosine, load_checkpoint, save_check
 from training.device import choose_device
 from training.rollouts import episode_files, open_frames
 from training.tracking import track, tracking
+from wm_gym.frames import INPUT_SIZE, gauge_rows
 from wm_gym.models.vae import VAE, VAEConfig, sample_latent, vae_loss
 
 
@@ -39,8 +40,10 @@ class Args:
     """of Adam, with a cosine to 5 %"""
     free_bits: float = 0.1
     """nats of KL a latent may use for nothing"""
-    frames: str = "crop84"
+    frames: str = "gauges96"
     """version of the frames"""
+    gauge_weight: float = 4.0
+    """how much more an error on the gauges counts than one elsewhere: they are few pixels that tell much of the car"""
     bfloat16: bool = True
     """compute convolutions in bfloat16; weights and losses stay float32"""
     device: str = "auto"
@@ -85,13 +88,15 @@ def main(args: Args) -> Path:
     frames = FrameSet(args.rollouts, args.frames)
     torch.manual_seed(args.seed)
     vae = VAE(args.model).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = torch.optim.Adam(vae.parameters(), lr=args.learning_rate)
+    optimizer = torch.optim.Adam(vae.parameters(), lr=args.learning_rate, fused=True)
     checkpoint = load_checkpoint(path, device) if path.is_file() else None
     done = 0
     if checkpoint is not None:
         vae.load_state_dict(checkpoint["model"])
         optimizer.load_state_dict(checkpoint["optimizer"])
         done = checkpoint["epoch"]
+    row_weight = torch.ones(INPUT_SIZE, device=device)
+    row_weight[gauge_rows(args.frames)] = args.gauge_weight
     total = args.epochs + args.decoder_epochs
     first, last = segment(checkpoint, args.epochs)
     for epoch in range(done, total):
@@ -111,7 +116,7 @@ def main(args: Args) -> Path:
                     with torch.set_grad_enabled(whole):
                         mu, logvar = vae.encode(batch)
                     z = sample_latent(mu, logvar, torch.randn(mu.shape, generator=noise).to(device)) if whole else mu
-                    error, kl = vae_loss(vae.decode(z), batch, mu, logvar, args.free_bits)
+                    error, kl = vae_loss(vae.decode(z), batch, mu, logvar, args.free_bits, row_weight)
                 optimizer.zero_grad()
                 (error + kl).backward()
                 torch.nn.utils.clip_grad_norm_(vae.parameters(), 1000.0, error_if_nonfinite=True)

@@ -8,12 +8,20 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 INPUT_SIZE = 64
 """Height and width of the encoder's input, in pixels."""
 
-VERSIONS = {"crop84": slice(0, 84), "full96": slice(0, 96)}
-"""Version name -> the rows of the 96x96 frame that are kept (rows 84 to 95 are CarRacing's score and gauges)."""
+VERSIONS = {"crop84": slice(0, 84), "full96": slice(0, 96), "gauges96": slice(0, 96)}
+"""Version name -> the rows of the 96x96 frame that are kept (rows 84 to 95 are CarRacing's score and gauges).
+
+"gauges96" keeps the gauges (speed, wheels, steering, rotation) and blanks the score beside them: its digits tell
+nothing of the car, and a VAE would spend its bits on them.
+"""
+
+PANEL_ROW, SCORE = 84, (slice(84, 96), slice(0, 11))
+"""First row of the panel, and where the score stands in it, in the 96x96 frame."""
 
 
 def area_weights(source: int, target: int) -> tuple[npt.NDArray[np.float32], int]:
@@ -29,6 +37,12 @@ def area_weights(source: int, target: int) -> tuple[npt.NDArray[np.float32], int
     return (weights // divisor).astype(np.float32), source // divisor
 
 
+def gauge_rows(version: str) -> slice:
+    """Return the rows of the encoder's input that show the panel: none for "crop84"."""
+    kept = VERSIONS[version].stop
+    return slice(min(PANEL_ROW, kept) * INPUT_SIZE // kept, INPUT_SIZE)
+
+
 def check_version(version: str) -> None:
     """Raise ValueError unless ``version`` is one of `VERSIONS`."""
     if version not in VERSIONS:
@@ -36,11 +50,11 @@ def check_version(version: str) -> None:
 
 
 def encoder_input(frames: npt.NDArray[np.uint8], version: str = "crop84") -> npt.NDArray[np.uint8]:
-    """Crop and shrink frames for the encoder by exact area averaging, rounded half up.
+    """Crop, blank and shrink frames for the encoder, by exact area averaging rounded half up.
 
     Args:
         frames: uint8 array ``(..., 96, 96, 3)``.
-        version: which rows are kept, see `VERSIONS`.
+        version: what is kept, see `VERSIONS`.
 
     Returns:
         uint8 array ``(..., 64, 64, 3)``.
@@ -51,15 +65,22 @@ def encoder_input(frames: npt.NDArray[np.uint8], version: str = "crop84") -> npt
     check_version(version)
     if frames.dtype != np.uint8 or frames.shape[-3:] != (96, 96, 3):
         raise ValueError(f"expected uint8 frames (..., 96, 96, 3), got {frames.dtype} {frames.shape}")
+    if version == "gauges96":
+        frames = frames.copy()
+        frames[..., *SCORE, :] = 0
     rows = frames[..., VERSIONS[version], :, :]
-    vertical, rows_sum = _WEIGHTS[rows.shape[-3]]
-    horizontal, columns_sum = _WEIGHTS[96]
     lead, height = rows.shape[:-3], rows.shape[-3]
-    shrunk = vertical @ rows.reshape(*lead, height, 96 * 3).astype(np.float32)
-    shrunk = horizontal @ shrunk.reshape(*lead, INPUT_SIZE, 96, 3)
-    area = rows_sum * columns_sum
+    vertical, rows_sum = _VERTICAL[height]
+    # torch's products and not numpy's: they keep to the threads that torch was given
+    shrunk = vertical @ torch.from_numpy(np.ascontiguousarray(rows)).reshape(*lead, height, 96 * 3).float()
+    shrunk = (shrunk @ _HORIZONTAL).reshape(*lead, INPUT_SIZE, INPUT_SIZE, 3)
+    area = rows_sum * _COLUMNS_SUM
     # every sum is an integer below 2**24, so float32 holds it exactly
-    return ((shrunk.astype(np.int32) + area // 2) // area).astype(np.uint8)
+    return shrunk.add_(area // 2).div_(area).to(torch.uint8).numpy()
 
 
-_WEIGHTS = {size: area_weights(size, INPUT_SIZE) for size in (84, 96)}
+_VERTICAL = {
+    size: (torch.from_numpy(weights), total) for size in (84, 96) for weights, total in [area_weights(size, INPUT_SIZE)]
+}
+_COLUMNS_SUM = _VERTICAL[96][1]
+_HORIZONTAL = torch.kron(_VERTICAL[96][0].T.contiguous(), torch.eye(3))  # (96 · 3, 64 · 3): colours do not mix

@@ -69,17 +69,26 @@ class ScriptedDriver:
         top_speed: in metres per second.
         grip: lateral acceleration that it trusts in a bend, in metres per second squared.
         braking: deceleration that it trusts before a bend, in metres per second squared.
+        offset: how far it keeps to the right of the road's middle, in metres; the road is 13.3 m wide.
 
     Raises:
         TypeError: for an env that has no track and car.
     """
 
-    def __init__(self, env: gym.Env, top_speed: float = 70.0, grip: float = 120.0, braking: float = 40.0) -> None:
+    def __init__(
+        self, env: gym.Env, top_speed: float = 70.0, grip: float = 120.0, braking: float = 40.0, offset: float = 0.0
+    ) -> None:
         self.env: Any = env.unwrapped
         self.observation_space = env.observation_space
         if not hasattr(self.env, "car"):
             raise TypeError(f"a scripted driver needs CarRacing's track and car, got {self.env}")
-        self.top_speed, self.grip, self.braking = top_speed, grip, braking
+        self.top_speed, self.grip, self.braking, self.offset = top_speed, grip, braking, offset
+
+    @classmethod
+    def varied(cls, env: gym.Env, seed: int | None) -> ScriptedDriver:
+        """Return one of many drivers: slow and fast, careful and reckless, left and right of the middle."""
+        rng = np.random.default_rng(seed)
+        return cls(env, rng.uniform(15, 90), rng.uniform(40, 180), rng.uniform(20, 60), rng.uniform(-5, 5))
 
     def predict(
         self,
@@ -95,7 +104,9 @@ class ScriptedDriver:
         offsets = track[:, 2:4] - np.array(hull.position)
         nearest = int(np.argmin((offsets**2).sum(axis=1)))
 
-        target = offsets[(nearest + int(2.5 + 0.08 * speed)) % len(track)]
+        ahead = (nearest + int(2.5 + 0.08 * speed)) % len(track)
+        right = np.array([math.cos(track[ahead, 1]), math.sin(track[ahead, 1])])
+        target = offsets[ahead] + self.offset * right
         forward = np.array(hull.GetWorldVector((0, 1)))
         angle = math.atan2(forward[0] * target[1] - forward[1] * target[0], float(forward @ target))
 
@@ -158,11 +169,11 @@ def load_policy(name: str | Path, env: gym.Env | gym.vector.VectorEnv, seed: int
     """Return the policy called ``name`` for ``env``.
 
     Args:
-        name: "random", "scripted" (privileged: reads CarRacing's state), the name of a bundled controller
-            ("car_racing"), a folder saved by `Controller.save`, or a Stable-Baselines3 ``.zip``. A zip holds pickles:
+        name: "random", "scripted" or "scripted-varied" (privileged: read CarRacing's state; the seed draws one of
+            many drivers), the name of a bundled controller ("car_racing"), a folder saved by `Controller.save`, or a Stable-Baselines3 ``.zip``. A zip holds pickles:
             load only files that you trust.
         env: whose spaces the policy must fit; the scripted driver reads its state.
-        seed: of a random policy's stream.
+        seed: of a random policy's stream, and which of the varied drivers it is.
 
     Raises:
         FileNotFoundError: when there is no such file or folder.
@@ -176,10 +187,10 @@ def load_policy(name: str | Path, env: gym.Env | gym.vector.VectorEnv, seed: int
         raise ValueError(f"policies act in a Box, got an env of {action_space}")
     if name == "random":
         return RandomPolicy(observation_space, action_space, seed)
-    if name == "scripted":
+    if name in ("scripted", "scripted-varied"):
         if isinstance(env, gym.vector.VectorEnv):
             raise ValueError("a scripted driver drives a single env")
-        return ScriptedDriver(env)
+        return ScriptedDriver(env) if name == "scripted" else ScriptedDriver.varied(env, seed)
     if str(name).endswith(".zip"):
         return _load_sb3(Path(name), observation_space, action_space)
     from wm_gym.models.controller import Controller

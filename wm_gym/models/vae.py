@@ -70,9 +70,16 @@ def sample_latent(mu: Tensor, logvar: Tensor, noise: Tensor) -> Tensor:
     return mu + (0.5 * logvar).exp() * noise
 
 
-def squared_error(reconstruction: Tensor, frames: Tensor) -> Tensor:
-    """Return the squared error summed over pixels and colours in [0, 1], ``(B,)``, of float against uint8 frames."""
-    return F.mse_loss(reconstruction, to_unit(frames), reduction="none").flatten(1).sum(1)
+def squared_error(reconstruction: Tensor, frames: Tensor, row_weight: Tensor | None = None) -> Tensor:
+    """Return the squared error summed over pixels and colours in [0, 1], ``(B,)``, of float against uint8 frames.
+
+    Args:
+        reconstruction: float ``(B, 64, 64, 3)``.
+        frames: uint8 ``(B, 64, 64, 3)``.
+        row_weight: how much each row of pixels counts, ``(64,)``; each once by default.
+    """
+    error = F.mse_loss(reconstruction, to_unit(frames), reduction="none").sum((2, 3))
+    return (error if row_weight is None else error * row_weight).sum(1)
 
 
 def kl_divergence(mu: Tensor, logvar: Tensor) -> Tensor:
@@ -81,7 +88,12 @@ def kl_divergence(mu: Tensor, logvar: Tensor) -> Tensor:
 
 
 def vae_loss(
-    reconstruction: Tensor, frames: Tensor, mu: Tensor, logvar: Tensor, free_bits: float
+    reconstruction: Tensor,
+    frames: Tensor,
+    mu: Tensor,
+    logvar: Tensor,
+    free_bits: float,
+    row_weight: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return the mean summed squared error and the mean KL with free bits, in nats; their sum is the loss.
 
@@ -89,4 +101,4 @@ def vae_loss(
     original code of World Models bounds the sum over latents), so no latent collapses to save a little KL.
     """
     kl = kl_divergence(mu, logvar).mean(0).clamp_min(free_bits).sum()
-    return squared_error(reconstruction, frames).mean(), kl
+    return squared_error(reconstruction, frames, row_weight).mean(), kl
