@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
-import matplotlib.pyplot as plt
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -22,7 +21,7 @@ from tqdm import tqdm
 
 from benchmarks.report import RESULTS, write_report
 from training.loop import VALIDATION_SEEDS
-from training.pictures import save_figure
+from training.pictures import reconstructions, save_figure
 from wm_gym.frames import encoder_input
 from wm_gym.models.vae import kl_divergence, squared_error
 from wm_gym.policies import ActionBursts, ScriptedDriver
@@ -70,13 +69,11 @@ def main(args: Args) -> None:
     frames, on_road = record(model.config.frames)
     if on_road.mean() < 0.5:
         raise RuntimeError(f"only {on_road.mean():.0%} of the frames show road under the car")
-    errors, divergence, pictures = [], [], []
+    errors, divergence = [], []
     for batch in torch.from_numpy(frames).split(500):
         mu, logvar = model.vae.encode(batch)
-        decoded = model.vae.decode(mu)
-        errors.append(squared_error(decoded, batch))
+        errors.append(squared_error(model.vae.decode(mu), batch))
         divergence.append(kl_divergence(mu, logvar))
-        pictures.append(decoded[::100])
     error, kl = torch.cat(errors).numpy(), torch.cat(divergence).mean(0).numpy()
     content = {
         "command": "python -m benchmarks.reconstruction",
@@ -91,15 +88,7 @@ def main(args: Args) -> None:
     }
     write_report(args.out, content)
     print({key: value for key, value in content.items() if key != "kl_by_latent"})
-
-    figure, axes = plt.subplots(2, 10, figsize=(10, 2.2))
-    chosen = np.linspace(0, len(frames) // 100 - 1, 10).astype(int)
-    for column, i in enumerate(chosen):
-        for row, picture in enumerate((frames[100 * i], torch.cat(pictures)[i].numpy())):
-            axes[row, column].imshow(picture)
-            axes[row, column].axis("off")
-    figure.suptitle("frames of validation tracks, and what z keeps of them")
-    save_figure(figure, args.out.with_suffix(".png"))
+    save_figure(reconstructions(model, frames), args.out.with_suffix(".png"))
 
 
 if __name__ == "__main__":

@@ -1,15 +1,40 @@
-"""The pictures of a run, in the one style of all pictures of this project."""
+"""The pictures and videos of a run, in the one style of all pictures of this project.
+
+`draw_round` writes into a run's folder: ``curves.png`` and ``rounds.png``; for the last round and the best one,
+``rounds/<number>/reconstructions.png`` and ``strip.png``; for the best one ``drive.mp4`` too.
+"""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import gymnasium as gym
 import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+import numpy as np
+import numpy.typing as npt
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from moviepy.video.io.ffmpeg_writer import FFMPEG_VideoWriter
+from tqdm import tqdm
 
+import wm_gym  # noqa: F401 (registers the envs)
+from training.checkpoints import read_log
 from training.files import write_atomic
+from training.tracking import track_video
+from wm_gym.envs.dream import FPS
+from wm_gym.envs.rendering import enlarge
+from wm_gym.frames import encoder_input
+from wm_gym.models.controller import Controller
+from wm_gym.world_model import WorldModel
 
 plt.rcParams.update(
     {
@@ -23,8 +48,252 @@ plt.rcParams.update(
     }
 )
 
+COLUMNS = 10
+"""Frames in a row of pictures."""
+STRIP_START, STRIP_EVERY = 100, 6
+"""First step of a strip, and steps from one of its pictures to the next."""
 
-def save_figure(figure: plt.Figure, path: Path) -> None:
+Frames = list[npt.NDArray[np.uint8]]
+"""Of the encoder's size, ``(64, 64, 3)``, one for each step of a drive and the first."""
+
+
+def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure as PNG, atomically, and close it."""
     write_atomic(path, lambda file: figure.savefig(file, format="png"))
     plt.close(figure)
+
+
+# --- drives --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Drive:
+    """One episode: its score, and what the world model saw or dreamt at every step."""
+
+    score: float
+    frames: Frames
+
+    @property
+    def steps(self) -> int:
+        """Length of the episode."""
+        return len(self.frames) - 1
+
+
+def picture(env: gym.Env) -> npt.NDArray[np.uint8]:
+    """Return the present frame of the real env as the encoder gets it, or decode the dream's."""
+    unwrapped: Any = env.unwrapped
+    if hasattr(unwrapped, "dream"):
+        return unwrapped.dream.frames()[0]
+    return encoder_input(unwrapped.state, env.get_wrapper_attr("world_model").config.frames)
+
+
+def drive(env: gym.Env, controller: Controller, seed: int, title: str) -> Drive:
+    """Drive one episode."""
+    observation, _ = env.reset(seed=seed)
+    score, frames, over = 0.0, [picture(env)], False
+    with tqdm(desc=title, unit="step", total=env.spec.max_episode_steps if env.spec else None) as bar:
+        while not over:
+            observation, reward, terminated, truncated, _ = env.step(controller.predict(observation)[0])
+            over = terminated or truncated
+            score += float(reward)
+            frames.append(picture(env))
+            bar.set_postfix(score=f"{score:.0f}")
+            bar.update()
+    return Drive(score, frames)
+
+
+def branch(real: gym.Env, dream: gym.Env, controller: Controller, seed: int) -> tuple[Frames, Frames]:
+    """Record a stretch of a real drive, and the dream that starts at its first frame and is given the same actions.
+
+    Each ends with its episode. A drive that is over before step `STRIP_START` is recorded from its first frame.
+    """
+    observation, _ = real.reset(seed=seed)
+    for _ in range(STRIP_START):
+        observation, _, terminated, truncated, _ = real.step(controller.predict(observation)[0])
+        if terminated or truncated:
+            observation, _ = real.reset(seed=seed)
+            break
+    dream.reset(seed=0, options={"state": real.get_wrapper_attr("get_state")()})
+    on_track, dreamt, dreaming = [picture(real)], [picture(dream)], True
+    for _ in range(STRIP_EVERY * (COLUMNS - 1)):
+        action = controller.predict(observation)[0]
+        observation, _, terminated, truncated, _ = real.step(action)
+        on_track.append(picture(real))
+        if dreaming:
+            _, _, ended, cut, _ = dream.step(action)
+            dreaming = not (ended or cut)
+            dreamt.append(picture(dream))
+        if terminated or truncated:
+            break
+    return on_track, dreamt
+
+
+def write_video(path: Path, real: Frames, dream: Frames, version: str) -> None:
+    """Write a drive beside a dream as mp4, atomically; the shorter one ends with a still.
+
+    Args:
+        path: ends in ".mp4".
+        real: left.
+        dream: right.
+        version: of the frames.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    height, width, _ = enlarge(real[0], version).shape
+    with FFMPEG_VideoWriter(str(temporary), (2 * width, height), FPS) as writer:
+        for i in tqdm(range(max(len(real), len(dream))), desc=path.name, unit="frame"):
+            sides = [enlarge(frames[min(i, len(frames) - 1)], version) for frames in (real, dream)]
+            writer.write_frame(np.hstack(sides))
+    temporary.rename(path)
+
+
+# --- figures -------------------------------------------------------------------------------------------------------
+
+
+def picture_rows(rows: dict[str, Sequence[npt.NDArray[Any]]], captions: Sequence[str]) -> Figure:
+    """Draw named rows of pictures, and what to write below each column; a row may be shorter than the longest."""
+    columns = max(map(len, rows.values()))
+    figure, axes = plt.subplots(
+        len(rows), columns, figsize=(columns + 0.3, len(rows) * 1.05 + 0.2), squeeze=False, gridspec_kw={"wspace": 0.02}
+    )
+    for row, (name, pictures) in enumerate(rows.items()):
+        axes[row, 0].set_ylabel(name)
+        for column, axis in enumerate(axes[row]):
+            axis.set(xticks=[], yticks=[])
+            axis.grid(False)
+            axis.spines[:].set_visible(False)
+            if column < len(pictures):
+                axis.imshow(pictures[column])
+    for axis, caption in zip(axes[-1], captions, strict=False):
+        axis.set_xlabel(caption)
+    return figure
+
+
+@torch.inference_mode()
+def reconstructions(model: WorldModel, frames: Frames | npt.NDArray[np.uint8]) -> Figure:
+    """Draw frames, evenly chosen, above what z keeps of them: decode(mu)."""
+    chosen = [frames[i] for i in np.linspace(0, len(frames) - 1, COLUMNS).astype(int)]
+    mu, _ = model.vae.encode(torch.from_numpy(np.stack(chosen)).to(model.device))
+    return picture_rows({"frame": chosen, "decode(μ)": list(model.vae.decode(mu).cpu().numpy())}, ())
+
+
+def strip(real: Frames, dream: Frames) -> Figure:
+    """Draw a stretch of a real drive over its dream continuation, as `branch` returns them."""
+    captions = [f"{step / FPS:.2f} s" for step in range(0, len(real), STRIP_EVERY)]
+    return picture_rows({"real": real[::STRIP_EVERY], "dream": dream[::STRIP_EVERY]}, captions)
+
+
+PANELS = {
+    "vae": {
+        "squared error of a frame": {"squared_error": "training"},
+        "KL of a frame (nats)": {"kl": "training"},
+    },
+    "rnn": {
+        "−log p(z) of a step (nats)": {"z": "training", "held_out_z": "held out"},
+        "loss of the tiles (nats)": {"tiles": "training", "held_out_tiles": "held out"},
+        "loss of the end (nats)": {"end": "training", "held_out_end": "held out"},
+    },
+    "controller": {
+        "score in the dream": {"best": "best member", "population_score": "mean of the population"},
+        "σ of CMA-ES": {"sigma": "σ"},
+    },
+}
+"""Panels of the curves by stage: the axis's label, then names in the stage's log and what to call them."""
+
+STAGES = {"vae": ("V", "epoch"), "rnn": ("M", "epoch"), "controller": ("C", "generation")}
+"""Each stage's name, and what its log counts."""
+
+
+def curves(run: Path) -> Figure:
+    """Draw what the logs of V, M and C in a run's folder hold, one row each."""
+    figure = plt.figure(figsize=(10, 7.5))
+    grid = figure.add_gridspec(len(PANELS), 6)
+    for row, (stage, panels) in enumerate(PANELS.items()):
+        name, counted = STAGES[stage]
+        lines = read_log(run / stage / "log.jsonl")
+        width = 6 // len(panels)
+        for column, (label, series) in enumerate(panels.items()):
+            axes = figure.add_subplot(grid[row, column * width : (column + 1) * width])
+            for key, legend in series.items():
+                steps, values = [line[counted] for line in lines], [line[key] for line in lines]
+                axes.plot(steps, values, marker="." if len(lines) < 20 else "", label=legend)
+            axes.set(xlabel=counted, ylabel=label)
+            axes.set_title(name if column == 0 else "", loc="left", weight="bold")
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            if len(series) > 1:
+                axes.legend()
+    return figure
+
+
+def rounds(lines: Sequence[dict[str, Any]]) -> Figure:
+    """Draw dream and real score of each round, mean and standard deviation, over the real frames used by then.
+
+    Args:
+        lines: of ``rounds.jsonl``.
+    """
+    figure, axes = plt.subplots(figsize=(7, 3.5))
+    numbers = [line["round"] for line in lines]
+    for key, name, shift in (("real", "real validation tracks", -0.05), ("dream", "dreams", 0.05)):
+        means, deviations = ([line[key][value] for line in lines] for value in ("mean", "std"))
+        axes.errorbar(np.add(numbers, shift), means, deviations, marker="o", capsize=3, label=f"{name}, mean ± std")
+    _label_rounds(axes, lines)
+    axes.set(ylabel="score of an episode")
+    axes.legend(loc="best")
+    return figure
+
+
+def _label_rounds(axes: Axes, lines: Sequence[dict[str, Any]]) -> None:
+    """Label rounds with the real frames used by then: collected, and driven to validate."""
+    validated = np.cumsum([line["frames"] for line in lines])
+    used = [line["collected_frames"] + frames for line, frames in zip(lines, validated, strict=True)]
+    shown = slice(None, None, -(-len(lines) // 12))
+    labels = [f"{line['round']}\n{frames / 1000:,.0f}k" for line, frames in zip(lines, used, strict=True)]
+    axes.set_xticks([line["round"] for line in lines][shown], labels[shown])
+    axes.set_xlabel("round, and real frames used by then (thousands)")
+
+
+# --- a run ---------------------------------------------------------------------------------------------------------
+
+
+def draw_drives(folder: Path, seed: int, steps: int, video: bool) -> None:
+    """Draw what a round's world model and controller do, into the round's folder.
+
+    Args:
+        folder: holds ``world_model`` and ``controller``.
+        seed: of the real track.
+        steps: of a drive at most.
+        video: write one too.
+    """
+    model = WorldModel.from_pretrained(folder / "world_model")
+    controller = Controller.from_pretrained(folder / "controller")
+    kwargs: dict[str, Any] = {"world_model": str(folder / "world_model"), "max_episode_steps": steps}
+    real, dream = gym.make("LatentCarRacing-v0", **kwargs), gym.make("DreamCarRacing-v0", **kwargs)
+    driven = drive(real, controller, seed, f"draw real {seed}")
+    save_figure(reconstructions(model, driven.frames), folder / "reconstructions.png")
+    if video:
+        dreamt = drive(dream, controller, seed, f"draw dream {seed}")
+        write_video(folder / "drive.mp4", driven.frames, dreamt.frames, model.config.frames)
+    save_figure(strip(*branch(real, dream, controller, seed)), folder / "strip.png")
+    real.close()
+    dream.close()
+
+
+def draw_round(run: Path, seed: int, steps: int) -> None:
+    """Draw the curves and scores of a run, and what is missing of its last and its best round; log a new video.
+
+    Args:
+        run: the loop's folder, with at least one finished round.
+        seed: of the real track to drive.
+        steps: of a drive at most.
+    """
+    lines = read_log(run / "rounds.jsonl")
+    save_figure(curves(run), run / "curves.png")
+    save_figure(rounds(lines), run / "rounds.png")
+    best = max(lines, key=lambda line: line["real"]["mean"])["round"]
+    for number in sorted({best, lines[-1]["round"]}):
+        folder = run / "rounds" / f"{number:03d}"
+        video = number == best and not (folder / "drive.mp4").is_file()
+        if video or not (folder / "strip.png").is_file():
+            draw_drives(folder, seed, steps, video)
+        if video:
+            track_video("loop", folder / "drive.mp4")
