@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from training.checkpoints import append_log, randn
 from training.collect import TRAINING_SEEDS
+from training.device import choose_device
 from training.files import write_atomic
 from training.tracking import track, tracking
 from wm_gym.evaluate import make_lanes, rollout
@@ -62,7 +63,9 @@ class Args:
     lanes: int = 0
     """episodes at a time; 0 for all of a generation (the dream), on the real env one process each"""
     device: str = "cpu"
-    """where the dream runs"""
+    """where the dream runs: a torch device; "auto" is CUDA where there is one, else the CPU"""
+    tf32: bool = False
+    """let CUDA round products to TF32"""
     seed: int = 0
     """of CMA-ES, starts and noise"""
     track: bool = True
@@ -96,14 +99,11 @@ def main(args: Args) -> Path:
     """
     if args.env not in (DREAM, REAL):
         raise ValueError(f"--env must be {DREAM} or {REAL}, got {args.env!r}")
-    kwargs: dict[str, Any] = {
-        "world_model": args.world_model,
-        "max_episode_steps": args.max_steps,
-        "device": args.device,
-    }
+    kwargs: dict[str, Any] = {"world_model": args.world_model, "max_episode_steps": args.max_steps}
     lanes = args.lanes or args.population * args.rollouts
     if args.env == DREAM:
         kwargs |= {"temperature": args.temperature, "sampling": args.sampling, "starts": args.starts}
+        kwargs |= {"device": str(choose_device(args.device, args.tf32))}
     envs = make_lanes(args.env, lanes, **kwargs)
     config = ControllerConfig.for_spaces(envs.single_observation_space, envs.single_action_space)
 
