@@ -37,7 +37,7 @@ class Args:
     episodes: int = 100
     """the folder is filled up to this many episodes"""
     policy: str = "random"
-    """"random", "scripted" or "scripted-varied" (privileged), "bundled", a controller's folder or a Stable-Baselines3 zip"""
+    """as wm_gym.load_policy takes it: "random", "scripted" or "scripted-varied" (privileged), a controller's folder"""
     world_model: Path | None = None
     """folder of the world model whose latents the policy sees; not needed by "random" and "scripted" drives"""
     members: int = 0

@@ -170,8 +170,8 @@ def load_policy(name: str | Path, env: gym.Env | gym.vector.VectorEnv, seed: int
 
     Args:
         name: "random", "scripted" or "scripted-varied" (privileged: read CarRacing's state; the seed draws one of
-            many drivers), the name of a bundled controller ("car_racing"), a folder saved by `Controller.save`, or a Stable-Baselines3 ``.zip``. A zip holds pickles:
-            load only files that you trust.
+            many drivers), the name of a bundled controller ("car_racing"), a folder saved by `Controller.save`, or a
+            Stable-Baselines3 ``.zip``. A zip holds pickles: load only files that you trust.
         env: whose spaces the policy must fit; the scripted driver reads its state.
         seed: of a random policy's stream, and which of the varied drivers it is.
 
