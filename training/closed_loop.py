@@ -1,0 +1,299 @@
+"""Is a dream kinder than the road? One controller drives real tracks and dreams, and the drives are compared.
+
+    python -m training.closed_loop --world-model runs/mine/best/world_model --controller runs/mine/best/controller \
+        --out runs/mine/instruments
+
+Writes ``closed_loop.json`` and ``closed_loop.png``, and warns of dreams that claim more than reality can pay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import numpy.typing as npt
+import tyro
+from gymnasium.vector import VectorEnv, VectorWrapper
+from matplotlib.figure import Figure
+from scipy import stats
+from tqdm import tqdm
+
+from training.files import write_json
+from training.pictures import save_figure
+from training.train_controller import DREAM, REAL
+from wm_gym.envs.dream import FPS
+from wm_gym.evaluate import EpisodeResult, make_lanes, rollout, summarize
+from wm_gym.models.controller import Controller
+from wm_gym.world_model import RewardConfig, WorldModel
+
+VALIDATION_SEEDS = range(1_000_000, 1_000_100)
+"""Tracks for choosing between checkpoints."""
+CHANGE = 20
+"""Steps between the latents whose difference is a change."""
+BIN = 50
+"""Steps over which pay is averaged."""
+TOP_SPEED, TILE = 100.0, 3.5
+"""Of the car, m/s, and from one tile of the road to the next, m."""
+LAP_STEPS = 684
+"""Steps of a lap on the best racing line, as the car's grip allows."""
+
+Array = npt.NDArray[np.floating]
+
+
+@dataclass
+class Args:
+    """What to compare."""
+
+    world_model: str = "car_racing"
+    """bundled name or folder"""
+    controller: str = "car_racing"
+    """bundled name or folder"""
+    out: Path = Path("runs/instruments")
+    """folder for closed_loop.json and closed_loop.png"""
+    tracks: int = 20
+    """real validation tracks to drive"""
+    dreams: int = 50
+    """dreams to drive"""
+    max_steps: int = 1000
+    """steps of a drive at most"""
+    temperature: float = 1.0
+    """of the dreams"""
+    workers: int = 2
+    """processes that drive the real env"""
+
+
+@dataclass(frozen=True)
+class Drive:
+    """One closed-loop episode of T steps, real or dreamt.
+
+    Attributes:
+        z: latents, float32 ``(T + 1, Z)``.
+        rewards: ``(T,)``.
+        result: what it came to.
+    """
+
+    z: Array
+    rewards: Array
+    result: EpisodeResult
+
+    @property
+    def failed(self) -> bool:
+        """Whether its last step left the playfield."""
+        return self.result.terminated and not self.result.lap_finished
+
+
+class Recorder(VectorWrapper):
+    """Keeps z and the rewards of the first episode of each seed.
+
+    Args:
+        env: observes ``[z, h]``, and is reset with a list of seeds.
+        latents: Z.
+    """
+
+    def __init__(self, env: VectorEnv, latents: int) -> None:
+        super().__init__(env)
+        self.latents = latents
+        self.seeds: list[int] = []
+        self.z: list[list[Array]] = [[] for _ in range(env.num_envs)]
+        self.rewards: list[list[float]] = [[] for _ in range(env.num_envs)]
+        self.finished: dict[int, tuple[Array, Array]] = {}
+
+    def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
+        """Reset the lanes of the mask, or all, and begin their records."""
+        observation, info = self.env.reset(seed=seed, options=options)
+        self.seeds = list(seed)
+        mask = (options or {}).get("reset_mask", np.ones(self.num_envs, dtype=bool))
+        for lane in np.flatnonzero(mask):
+            self.z[lane], self.rewards[lane] = [observation[lane, : self.latents].copy()], []
+        return observation, info
+
+    def step(self, actions: Any) -> tuple[Array, Array, npt.NDArray[np.bool_], npt.NDArray[np.bool_], dict[str, Any]]:
+        """Step and record all lanes."""
+        observation, reward, terminated, truncated, info = self.env.step(actions)
+        for lane in range(self.num_envs):
+            self.z[lane].append(observation[lane, : self.latents].copy())
+            self.rewards[lane].append(float(reward[lane]))
+            if terminated[lane] or truncated[lane]:
+                self.finished.setdefault(self.seeds[lane], (np.stack(self.z[lane]), np.array(self.rewards[lane])))
+        return observation, reward, terminated, truncated, info
+
+
+def drive(
+    env_id: str, controller: Controller, world_model: str | Path, seeds: Sequence[int], lanes: int, **kwargs: Any
+) -> list[Drive]:
+    """Let a controller drive one episode for each seed, and record them in the order of the seeds.
+
+    Args:
+        env_id: `REAL` or `DREAM`.
+        controller: what drives.
+        world_model: bundled name or folder.
+        seeds: one episode each.
+        lanes: episodes at a time.
+        **kwargs: further arguments of the env, such as ``max_episode_steps``, or ``starts`` of the dream.
+    """
+    envs = make_lanes(env_id, min(lanes, len(seeds)), world_model=str(world_model), **kwargs)
+    recorder = Recorder(envs, WorldModel.from_pretrained(world_model).config.vae.latent_size)
+    results = tqdm(rollout(recorder, controller, seeds), total=len(seeds), desc=env_id, unit="episode")
+    drives = [Drive(*recorder.finished[result.seed], result) for result in results]
+    envs.close()
+    return sorted(drives, key=lambda each: each.result.index)
+
+
+def scores(drives: Sequence[Drive]) -> dict[str, float]:
+    """Return the summary of the scores, and the shares of drives that finished the lap and that failed."""
+    shares = {
+        "lap_finished": float(np.mean([each.result.lap_finished for each in drives])),
+        "failed": float(np.mean([each.failed for each in drives])),
+    }
+    return {**summarize([each.result for each in drives]), **shares}
+
+
+def spread(real: Array, dream: Array) -> dict[str, Any]:
+    """Compare the distribution of each latent (or of its changes) in dreams with the real one.
+
+    Args:
+        real: ``(n, Z)``.
+        dream: ``(m, Z)``.
+
+    Returns:
+        For each measure, its least, median and greatest value, and all latents': the ratio of standard deviations,
+        dream / real; excess kurtosis, 0 for a Gaussian; the 99 % quantile of the absolute value. Also the "worst"
+        latents, those whose standard deviations are farthest apart.
+    """
+    ratio = dream.std(axis=0) / real.std(axis=0)
+    measures = {"std_ratio": ratio}
+    for name, values in (("real", real), ("dream", dream)):
+        measures[f"kurtosis_{name}"] = stats.kurtosis(values, axis=0)
+        measures[f"q99_{name}"] = np.quantile(np.abs(values), 0.99, axis=0)
+    report = {
+        name: dict(zip(("min", "median", "max"), np.quantile(values, (0, 0.5, 1)).tolist(), strict=True))
+        | {"latents": values.tolist()}
+        for name, values in measures.items()
+    }
+    return {**report, "worst": np.argsort(-np.abs(np.log(ratio)))[:5].tolist()}
+
+
+def pay_by_time(drives: Sequence[Drive]) -> list[Array]:
+    """Return for each `BIN` steps of time the mean reward per step of each drive that ran all through them."""
+    paid = [each.rewards[: len(each.rewards) - each.failed] for each in drives]  # without the price of a failure
+    ends = range(BIN, max(map(len, paid)) + 1, BIN)
+    return [np.array([each[end - BIN : end].mean() for each in paid if len(each) >= end]) for end in ends]
+
+
+def _mean(pay: Array) -> dict[str, Any]:
+    """Return the mean over drives, its standard error, and the number of drives."""
+    mean, error = float(pay.mean()) if len(pay) else None, float(stats.sem(pay)) if len(pay) > 1 else None
+    return {"mean": mean, "error": error, "drives": len(pay)}
+
+
+def compare(real: Sequence[Drive], dream: Sequence[Drive]) -> dict[str, Any]:
+    """Hold dreams against real drives of the same controller.
+
+    Returns:
+        JSON-able: scores; `spread` of the latents and of their changes over `CHANGE` steps (None where no drive lasts
+        so long); pay per step by time; and "kinder_since": the first step from which on dreams pay more than
+        reality by two standard errors of the difference, in two successive bins (one alone may be chance); else None.
+    """
+    changes = [
+        [each.z[CHANGE:] - each.z[:-CHANGE] for each in drives if len(each.z) > CHANGE] for drives in (real, dream)
+    ]
+    bins = list(zip_longest(pay_by_time(real), pay_by_time(dream), fillvalue=np.zeros(0)))
+    kinder = [
+        min(len(r), len(d)) > 1 and d.mean() - r.mean() > 2 * np.hypot(stats.sem(r), stats.sem(d)) for r, d in bins
+    ]
+    since = [i * BIN for i in range(len(bins) - 1) if kinder[i] and kinder[i + 1]]
+    return {
+        "real": scores(real),
+        "dream": scores(dream),
+        "latents": spread(*(np.concatenate([each.z for each in drives]) for drives in (real, dream))),
+        "changes": spread(*map(np.concatenate, changes)) if all(changes) else None,
+        "pay": [{"step": i * BIN, "real": _mean(r), "dream": _mean(d)} for i, (r, d) in enumerate(bins)],
+        "kinder_since": since[0] if since else None,
+    }
+
+
+def alarms(dream: Sequence[Drive], reward: RewardConfig) -> list[str]:
+    """Return a sentence for each way in which dreams, paid by ``reward``, claim more than reality can pay.
+
+    No car earns more over a lap than `LAP_STEPS` steps allow, nor in any stretch more than `TOP_SPEED` does. Both hold
+    for dreams of any length.
+    """
+    pace = reward.scale * reward.lap_tiles / LAP_STEPS + reward.per_step
+    score = np.mean([each.result.score for each in dream])
+    ceiling = pace * np.mean([min(each.result.steps, LAP_STEPS) for each in dream])
+    found = []
+    if score > ceiling:
+        found.append(
+            f"dreams score {score:.0f} on average, but the best racing line earns {ceiling:.0f} in as many steps "
+            f"({pace:.2f} a step): their rewards are no guide to the real car"
+        )
+    limit = reward.scale * TOP_SPEED / TILE / FPS + reward.per_step
+    pay = [each.mean() for each in pay_by_time(dream)]
+    beyond = [i * BIN for i, each in enumerate(pay) if each > limit]
+    if beyond:
+        found.append(
+            f"dreams pay up to {max(pay):.2f} a step, first beyond reach at steps {beyond[0]} to {beyond[0] + BIN}: "
+            f"at its top speed of {TOP_SPEED:.0f} m/s the car earns {limit:.2f}"
+        )
+    return found
+
+
+def figure(real: Sequence[Drive], dream: Sequence[Drive], report: dict[str, Any]) -> Figure:
+    """Draw the scores of drives, and what `compare` says of their pay by time and of the spread of their latents."""
+    drawn, (left, middle, right) = plt.subplots(1, 3, figsize=(11, 3.2))
+    sides = (("real", real, "C0"), ("dream", dream, "C1"))
+    for column, (name, drives, color) in enumerate(sides):
+        values = [each.result.score for each in drives]
+        left.scatter(column + np.linspace(-0.2, 0.2, len(values)), values, s=12, color=color)
+        left.hlines(np.mean(values), column - 0.3, column + 0.3, color=color)
+        pay = [line | line[name] for line in report["pay"] if line[name]["drives"] > 1]
+        steps, mean, error = (np.array([line[key] for line in pay]) for key in ("step", "mean", "error"))
+        middle.plot(steps + BIN / 2, mean, color=color, label=f"{name}, mean ± 2 standard errors")
+        middle.fill_between(steps + BIN / 2, mean - 2 * error, mean + 2 * error, color=color, alpha=0.2, lw=0)
+    left.set(xticks=(0, 1), xticklabels=[f"{name} ({len(drives)})" for name, drives, _ in sides], ylabel="score")
+    if report["kinder_since"] is not None:
+        middle.axvline(report["kinder_since"], color="grey", ls=":", label="kinder since")
+    middle.set(xlabel="step", ylabel=f"reward per step, mean of {BIN}")
+    middle.legend(fontsize=7)
+    for key, name in (("latents", "z"), ("changes", f"change of z in {CHANGE} steps")):
+        if report[key]:
+            right.plot(sorted(report[key]["std_ratio"]["latents"]), ".", label=name)
+    right.axhline(1, color="grey", lw=1)
+    right.set(yscale="log", xlabel="latent, sorted", ylabel="standard deviation, dream / real")
+    right.legend(fontsize=7)
+    return drawn
+
+
+def report(real: Sequence[Drive], dream: Sequence[Drive], reward: RewardConfig, out: Path) -> dict[str, Any]:
+    """Write ``closed_loop.json`` and ``.png`` into ``out`` and return what `compare` says, with the "alarms"."""
+    compared = {**compare(real, dream), "alarms": alarms(dream, reward)}
+    write_json(out / "closed_loop.json", compared)
+    save_figure(figure(real, dream, compared), out / "closed_loop.png")
+    return compared
+
+
+def main(args: Args) -> dict[str, Any]:
+    """Drive, compare and return the report."""
+    controller = Controller.from_pretrained(args.controller)
+    common: dict[str, Any] = {"world_model": args.world_model, "max_episode_steps": args.max_steps}
+    real = drive(REAL, controller, seeds=VALIDATION_SEEDS[: args.tracks], lanes=args.workers, **common)
+    settings = {"lanes": args.dreams, "temperature": args.temperature, **common}
+    dream = drive(DREAM, controller, seeds=range(args.dreams), **settings)
+    compared = report(real, dream, WorldModel.from_pretrained(args.world_model).config.reward, args.out)
+    for name in ("real", "dream"):
+        print("{0:>5}: {mean:.0f} ± {std:.0f}, {lap_finished:.0%} finished the lap".format(name, **compared[name]))
+    since = compared["kinder_since"]
+    print("the dream is never kinder" if since is None else f"the dream is kinder than the road since step {since}")
+    for sentence in compared["alarms"]:
+        print(f"ALARM: {sentence}")
+    print(f"{args.out / 'closed_loop.png'}: scores, pay by time, spread of the latents")
+    return compared
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args, description=__doc__))

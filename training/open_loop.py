@@ -1,0 +1,214 @@
+"""How long is a dream true? Dream on from moments of held-out real drives, with the real actions, and compare.
+
+    python -m training.open_loop --world-model runs/mine/best/world_model --latents runs/mine/latents \
+        --out runs/mine/instruments
+
+Writes ``open_loop.json`` and ``open_loop.png``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import numpy.typing as npt
+import torch
+import tyro
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from training.encode import fingerprint
+from training.files import write_json
+from training.latents import LatentEpisode, load_latents
+from training.pictures import save_figure
+from training.train_rnn import Sequences, draw
+from wm_gym.dream import Dream
+from wm_gym.frames import INPUT_SIZE, VERSIONS
+from wm_gym.models.memory import put, select
+from wm_gym.world_model import WorldModel
+
+HORIZONS = (1, 5, 15, 50, 100)
+"""Steps of dreams after which they are compared."""
+
+
+@dataclass
+class Args:
+    """What to compare."""
+
+    world_model: str = "car_racing"
+    """bundled name or folder"""
+    latents: Path = Path("runs/default/latents")
+    """folder of encoded episodes"""
+    held_out: int = 20
+    """every so many-th episode is used, as in training.train_rnn: M was not trained on those"""
+    out: Path = Path("runs/instruments")
+    """folder for open_loop.json and open_loop.png"""
+    horizons: tuple[int, ...] = HORIZONS
+    """steps of dreams after which they are compared"""
+    moments: int = 500
+    """of real drives to dream on from"""
+    seed: int = 0
+    """of the moments and the noise"""
+
+
+def on_road(frames: npt.NDArray[np.uint8], version: str) -> npt.NDArray[np.bool_]:
+    """Return whether the car is on the road, as the pixels beside it show it, not green.
+
+    Args:
+        frames: of the encoder's size, uint8 ``(..., 64, 64, 3)``.
+        version: of the frames.
+
+    Returns:
+        bool ``(...)``: whether at least one wheel is on the road.
+    """
+    rows = VERSIONS[version]
+    top, bottom = (round((row - rows.start) * INPUT_SIZE / (rows.stop - rows.start)) for row in (66, 76))
+    beside = frames[..., top:bottom, [29, 34], :].astype(np.float32)  # the car covers columns 30 to 33
+    green = beside[..., 1] - (beside[..., 0] + beside[..., 2]) / 2
+    return (green < 50).mean(axis=(-2, -1)) > 0.1
+
+
+@torch.inference_mode()
+def _road(model: WorldModel, z: Tensor) -> npt.NDArray[np.bool_]:
+    """Decode latents ``(n, Z)`` and look for road under the car, ``(n,)``."""
+    parts = [(model.vae.decode(part) * 255).round().to(torch.uint8).cpu().numpy() for part in z.split(64)]
+    return on_road(np.concatenate(parts), model.config.frames)
+
+
+@torch.inference_mode()
+def open_loop(
+    model: WorldModel,
+    episodes: Sequence[LatentEpisode],
+    horizons: Sequence[int] = HORIZONS,
+    moments: int = 500,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Dream on from moments of real drives, with the real actions, and compare with what really followed.
+
+    The memory has seen each drive from its first frame. A copy of mu is a hard mark for the first steps: a memory that
+    was trained on samples never saw it. All moments are followed to the longest horizon that any drive
+    is long enough for.
+
+    Args:
+        model: the world model.
+        episodes: held-out real drives, encoded by its V.
+        horizons: steps after which to compare.
+        moments: how many, drawn from all drives alike, fewer if there are not so many.
+        seed: of the moments and all noise.
+
+    Returns:
+        JSON-able, a line for each horizon: the RMSE of z, predicted (the mixture's mean) and by copying the moment's
+        frame, both against the real mu, and their ratio; tiles visited since the moment, real and dreamt (mean), with
+        the RMSE and the correlation (None for a constant); the share with road under the car, real and dreamt, and the
+        shares in which the dream, or a copy of the moment's frame, agrees with reality on it.
+
+    Raises:
+        ValueError: when no drive is as long as the shortest horizon.
+    """
+    longest = max(len(episode.actions) for episode in episodes)
+    horizons = sorted(horizon for horizon in horizons if horizon <= longest)
+    if not horizons:
+        raise ValueError(
+            f"the longest of {len(episodes)} drives has {longest} steps: give a shorter horizon or longer drives"
+        )
+    last = horizons[-1]
+    starts = [(i, t) for i, episode in enumerate(episodes) for t in range(len(episode.actions) + 1 - last)]
+    rng = np.random.default_rng(seed)
+    chosen = np.array(starts)[rng.permutation(len(starts))[:moments]]
+    drives, times = torch.from_numpy(chosen.T)
+    part = Sequences.of(episodes, model.device)
+    z = draw(part, model.config.latent, torch.Generator().manual_seed(seed))
+
+    state, memory = model.memory.initial_state(len(episodes)), model.memory.initial_state(len(chosen))
+    for t in range(int(times.max()) + 1):
+        here = torch.nonzero(times == t).squeeze(1)
+        memory = put(memory, here, select(state, drives[here]))
+        state = model.memory.step(z[:, t], part.actions[:, t], state)
+    dream = Dream(model, len(chosen))
+    moment = replace(dream.get_state(), z=z[drives, times], memory=memory, tiles=torch.zeros(len(chosen)))
+    dream.reset(np.arange(len(chosen)), list(rng.spawn(len(chosen))), state=moment)
+
+    copied = part.mu[drives, times]
+    copied_road, tiles, lines = _road(model, copied), np.zeros(len(chosen)), []
+    for step in range(1, last + 1):
+        dream.step(part.actions[drives, times + step - 1].cpu().numpy())
+        tiles += part.tiles[drives, times + step - 1].cpu().numpy()
+        if step not in horizons:
+            continue
+        following, prediction = (
+            part.mu[drives, times + step],
+            model.memory.predict(model.memory.hidden(dream.memory_state)),
+        )
+        expected = (prediction.logits.softmax(-1) * prediction.mu).sum(-1)
+        error, copy_error = (float((each - following).square().mean().sqrt()) for each in (expected, copied))
+        dreamt = dream.tiles.cpu().numpy().astype(np.float64)
+        constant = min(np.ptp(dreamt), np.ptp(tiles)) == 0
+        road, real_road = _road(model, dream.z), _road(model, following)
+        lines.append(
+            {
+                "steps": step,
+                "z_rmse": error,
+                "copy_rmse": copy_error,
+                "ratio": error / copy_error if copy_error else None,
+                "tiles_real": float(tiles.mean()),
+                "tiles_dream": float(dreamt.mean()),
+                "tiles_rmse": float(np.sqrt(np.mean((dreamt - tiles) ** 2))),
+                "tiles_correlation": None if constant else float(np.corrcoef(dreamt, tiles)[0, 1]),
+                "road_real": float(real_road.mean()),
+                "road_dream": float(road.mean()),
+                "road_agrees": float((road == real_road).mean()),
+                "road_copy_agrees": float((copied_road == real_road).mean()),
+            }
+        )
+    return {"drives": len(episodes), "moments": len(chosen), "horizons": lines}
+
+
+def figure(report: dict[str, Any]) -> Figure:
+    """Draw what `open_loop` says."""
+    drawn, (left, middle, right) = plt.subplots(1, 3, figsize=(11, 3.2))
+    columns = {key: [line[key] for line in report["horizons"]] for key in report["horizons"][0]}
+    panels = (
+        (left, "RMSE of z", {"z_rmse": "dream", "copy_rmse": "copy of the moment"}),
+        (middle, "tiles visited", {"tiles_dream": "dream", "tiles_real": "real", "tiles_rmse": "RMSE of the dream"}),
+        (right, "right about road under the car", {"road_agrees": "dream", "road_copy_agrees": "copy of the moment"}),
+    )
+    for axes, label, series in panels:
+        for key, name in series.items():
+            axes.plot(columns["steps"], columns[key], "o-", label=name)
+        axes.set(xscale="log", xlabel="steps of the dream", ylabel=label)
+        axes.set_xticks(columns["steps"], columns["steps"], minor=False)
+        axes.minorticks_off()
+        axes.legend()
+    return drawn
+
+
+def report(model: WorldModel, episodes: Sequence[LatentEpisode], out: Path, **settings: Any) -> dict[str, Any]:
+    """Write ``open_loop.json`` and ``open_loop.png`` into ``out``, and return what `open_loop` says."""
+    compared = open_loop(model, episodes, **settings)
+    write_json(out / "open_loop.json", compared)
+    save_figure(figure(compared), out / "open_loop.png")
+    return compared
+
+
+def main(args: Args) -> dict[str, Any]:
+    """Compare and return the report."""
+    model = WorldModel.from_pretrained(args.world_model)
+    episodes = load_latents(args.latents, fingerprint(model.vae))[:: args.held_out]
+    compared = report(model, episodes, args.out, horizons=args.horizons, moments=args.moments, seed=args.seed)
+    print(f"{compared['moments']} moments of {compared['drives']} drives")
+    print(f"{'steps':>6} {'z error / copying':>18} {'tiles dreamt':>13} {'real':>6} {'road right':>11} {'copying':>8}")
+    for line in compared["horizons"]:
+        print(
+            f"{line['steps']:>6} {line['z_rmse'] / line['copy_rmse']:>18.2f} {line['tiles_dream']:>13.2f} "
+            f"{line['tiles_real']:>6.2f} {line['road_agrees']:>11.0%} {line['road_copy_agrees']:>8.0%}"
+        )
+    print(f"{args.out / 'open_loop.png'}: all horizons")
+    return compared
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args, description=__doc__))
