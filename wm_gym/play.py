@@ -1,0 +1,202 @@
+"""Watch an agent in real time, or drive: the real track or the dream, in a window or as a video.
+
+python -m wm_gym.play --render_mode human
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+import pygame
+import torch
+
+import wm_gym
+from wm_gym.policies import State, lanes_of
+
+NO_DISPLAY = ("offscreen", "dummy")
+"""SDL's video drivers that show nothing; it takes the first when it finds no display."""
+
+
+@dataclass
+class Args:
+    """Who drives what, and where it is seen."""
+
+    env: Literal["LatentCarRacing-v0", "DreamCarRacing-v0"] = "LatentCarRacing-v0"
+    """the real track, or the dream"""
+    policy: str = "car_racing"
+    """bundled controller, folder of a controller, Stable-Baselines3 .zip, "random", or "scripted" (real track only)"""
+    hands: bool = False
+    """drive yourself: arrow keys steer, give gas and brake; R goes on to the next episode, Esc ends"""
+    world_model: str = "car_racing"
+    """bundled name or folder"""
+    render_mode: Literal["human", "rgb_array"] | None = None
+    """"human" opens a window, "rgb_array" none; by default there is one, unless an agent's drive goes to a video"""
+    video: Path | None = None
+    """.mp4 to record to; without a window, no display is needed"""
+    seed: int = 1_000_000
+    """of the first episode; the following count up"""
+    episodes: int = 3
+    """how many"""
+    max_steps: int = 1000
+    """length of an episode at most, at 50 steps a second; -1 for no limit"""
+
+
+class Keyboard:
+    """A policy whose actions come from a person at the arrow keys: left and right, up for gas, down for the brake.
+
+    The window with the focus gives the keys; whoever shows it must handle its events.
+
+    Args:
+        observation_space: tells one observation from a batch.
+    """
+
+    def __init__(self, observation_space: gym.Space) -> None:
+        self.observation_space = observation_space
+
+    def predict(
+        self,
+        observation: npt.NDArray[np.float32],
+        state: State = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, State]:
+        """Return the action of the keys that are down, for every lane."""
+        down = pygame.key.get_pressed()
+        steering = float(down[pygame.K_RIGHT]) - float(down[pygame.K_LEFT])
+        action = np.array([steering, down[pygame.K_UP], 0.8 * down[pygame.K_DOWN]], np.float32)  # 1 locks the wheels
+        return np.tile(action, (*lanes_of(observation, self.observation_space), 1)), state
+
+
+class Video:
+    """An .mp4 that stands at its path once it is whole: frames go to a file beside it, which is renamed on success.
+
+    Args:
+        path: of the video; an older one is replaced.
+        fps: frames a second.
+    """
+
+    def __init__(self, path: Path, fps: int) -> None:
+        self.path, self.fps = path, fps
+        self.partial = path.with_suffix(f".partial{path.suffix}")
+        self.writer: Any = None
+
+    def add(self, frame: npt.NDArray[np.uint8]) -> None:
+        """Append a frame ``(H, W, 3)``; all have the size of the first."""
+        if self.writer is None:
+            from moviepy.video.io.ffmpeg_writer import FFMPEG_VideoWriter
+
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.writer = FFMPEG_VideoWriter(str(self.partial), frame.shape[1::-1], self.fps, preset="veryfast")
+        self.writer.write_frame(frame)
+
+    def __enter__(self) -> Video:
+        return self
+
+    def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
+        if self.writer is None:
+            return
+        encoder = self.writer.proc
+        try:
+            self.writer.close()
+            if failure is None and encoder.returncode != 0:
+                raise OSError(f"ffmpeg could not finish {self.path}: exit status {encoder.returncode}")
+            if failure is None:
+                os.replace(self.partial, self.path)
+        finally:
+            self.partial.unlink(missing_ok=True)
+
+
+class Screen(gym.Wrapper):
+    """Hands an env's frames to a video, and lets the keys of its window end the episode.
+
+    R truncates the episode; so does Esc or closing the window, which also sets `closed`.
+
+    Args:
+        env: with the render mode "human" or "rgb_array".
+        video: takes a frame at each reset and step.
+    """
+
+    def __init__(self, env: gym.Env, video: Video | None = None) -> None:
+        super().__init__(env)
+        self.video, self.closed = video, False
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Reset the env and show its first frame."""
+        result = self.env.reset(seed=seed, options=options)
+        self._record()
+        return result
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Step the env, show the frame, and look at what happened to the window."""
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        self._record()
+        for event in pygame.event.get() if self.render_mode == "human" else []:
+            key = event.key if event.type == pygame.KEYDOWN else None
+            self.closed |= event.type == pygame.QUIT or key == pygame.K_ESCAPE
+            truncated |= self.closed or key == pygame.K_r
+        return observation, reward, terminated, truncated, info
+
+    def _record(self) -> None:
+        if self.video is None:
+            return
+        if self.render_mode == "human":
+            window: Any = pygame.display.get_surface()
+            frame: Any = pygame.surfarray.array3d(window).swapaxes(0, 1)
+        else:
+            frame = self.env.render()
+        self.video.add(frame)
+
+
+def check(args: Args, render_mode: str) -> None:
+    """Exit with a message if the arguments do not go together, or ask for a window where there is no display."""
+    if args.video is not None and args.video.suffix != ".mp4":
+        raise SystemExit(f"--video must name an .mp4 file, got {args.video}")
+    if args.hands and args.policy != Args.policy:
+        raise SystemExit(f"--hands and --policy {args.policy} exclude each other: leave out the one that shan't drive")
+    if args.hands and render_mode != "human":
+        raise SystemExit(f"--hands takes its keys from a window, got --render_mode {render_mode}: leave that out")
+    if render_mode == "human":
+        pygame.display.init()
+        if (driver := pygame.display.get_driver()) in NO_DISPLAY:
+            raise SystemExit(
+                f"a window needs a display, but SDL found none (its video driver is {driver!r}, "
+                f"DISPLAY is {os.environ.get('DISPLAY')!r}): set DISPLAY, or record an agent with --video out.mp4"
+            )
+
+
+def main(args: Args) -> None:
+    """Play the episodes and print what each came to.
+
+    Raises:
+        SystemExit: for arguments that can't be, see `check`.
+    """
+    render_mode = args.render_mode or ("human" if args.hands or args.video is None else "rgb_array")
+    check(args, render_mode)
+    torch.set_num_threads(1)  # single frames are too small to share, and a window must not wait for a busy core
+    env = gym.make(args.env, world_model=args.world_model, render_mode=render_mode, max_episode_steps=args.max_steps)
+    recording = Video(args.video, env.metadata["render_fps"]) if args.video else nullcontext()
+    with recording as video, Screen(env, video) as screen:
+        policy = Keyboard(env.observation_space) if args.hands else wm_gym.load_policy(args.policy, env, args.seed)
+        for episode in wm_gym.rollout(screen, policy, range(args.seed, args.seed + args.episodes)):
+            lap = ", lap finished" if episode.lap_finished else ""
+            print(f"seed {episode.seed}: score {episode.score:.1f} in {episode.steps} steps{lap}", flush=True)
+            if screen.closed:
+                break
+
+
+if __name__ == "__main__":
+    try:
+        import tyro
+
+        main(tyro.cli(Args, description=__doc__))
+    except ModuleNotFoundError as error:
+        if error.name not in ("tyro", "moviepy", "stable_baselines3"):
+            raise
+        raise SystemExit(f'{error}: it comes with pip install "wm-gym[train]"') from error
