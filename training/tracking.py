@@ -1,11 +1,13 @@
 """Curves and videos in Weights & Biases: offline unless logged in, off with ``--no-track`` or ``WANDB_MODE=disabled``.
 
-Nothing depends on it: every number is in the stages' ``log.jsonl`` too.
+Nothing depends on it: every number is in the stages' ``log.jsonl`` too. W&B's own monitor adds what the machine does
+every 15 seconds: the use of processor and memory, and of each GPU where there is one.
 """
 
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,21 +39,26 @@ def tracking(folder: Path, enabled: bool, config: dict[str, Any]) -> Iterator[No
     name = folder / "wandb-id"
     if not name.is_file():
         write_atomic(name, lambda file: file.write(uuid4().hex[:12].encode()))
-    mode = os.environ.get("WANDB_MODE") or ("online" if wandb.login(prompt=False, verify=False) else "offline")
-    settings = wandb.Settings(silent=True, console="off")
-    with wandb.init(
-        project="wm-gym",
-        name=folder.name,
-        id=name.read_text(),
-        resume="allow",
-        dir=str(folder),
-        mode=mode,  # type: ignore[arg-type]
-        config=config,
-        settings=settings,
-    ) as run:
+    with _open(folder, name.read_text(), config) as run:
         for stage, step in STEPS.items():
             run.define_metric(f"{stage}/*", step_metric=f"{stage}/{step}")
         yield
+
+
+def _open(folder: Path, run_id: str, config: dict[str, Any]) -> wandb.Run:
+    """Begin or resume a run; offline, with a warning, where W&B can't be reached."""
+    mode = os.environ.get("WANDB_MODE") or ("online" if wandb.login(prompt=False, verify=False) else "offline")
+    settings = wandb.Settings(silent=True, console="off")
+    arguments: dict[str, Any] = {"project": "wm-gym", "name": folder.name, "id": run_id, "resume": "allow"}
+    arguments |= {"dir": str(folder), "config": config, "settings": settings, "mode": mode}
+    try:
+        return wandb.init(**arguments)
+    except wandb.Error as error:
+        if mode == "offline":
+            raise
+        warnings.warn(f"Weights & Biases can't be reached, so this run is logged offline: {error}", stacklevel=2)
+        wandb.teardown()  # its service still holds the run that failed
+        return wandb.init(**{**arguments, "mode": "offline"})
 
 
 def track(stage: str, values: dict[str, Any]) -> None:
