@@ -224,3 +224,7 @@ def test_a_round_is_drawn_once_and_the_video_of_the_best_is_tracked(
     pictures.draw_round(tmp_path, SEED, 15)
     assert best[0].is_file()
     assert tracked.call_count == 2
+
+    pictures.draw_round(tmp_path, SEED, 15, best=1)
+    assert (rounds / "001" / "drive.mp4").is_file()
+    assert tracked.call_count == 3

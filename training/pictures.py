@@ -20,7 +20,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import numpy.typing as npt
 import torch
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from moviepy.video.io.ffmpeg_writer import FFMPEG_VideoWriter
@@ -236,20 +235,15 @@ def rounds(lines: Sequence[dict[str, Any]]) -> Figure:
     for key, name, shift in (("real", "real validation tracks", -0.05), ("dream", "dreams", 0.05)):
         means, deviations = ([line[key][value] for line in lines] for value in ("mean", "std"))
         axes.errorbar(np.add(numbers, shift), means, deviations, marker="o", capsize=3, label=f"{name}, mean ± std")
-    _label_rounds(axes, lines)
-    axes.set(ylabel="score of an episode")
-    axes.legend(loc="best")
-    return figure
-
-
-def _label_rounds(axes: Axes, lines: Sequence[dict[str, Any]]) -> None:
-    """Label rounds with the real frames used by then: collected, and driven to validate."""
-    validated = np.cumsum([line["frames"] for line in lines])
-    used = [line["collected_frames"] + frames for line, frames in zip(lines, validated, strict=True)]
+    used = np.cumsum([line["frames"] for line in lines]) + [line["collected_frames"] for line in lines]
+    labels = [f"{number}\n{frames / 1000:,.0f}k" for number, frames in zip(numbers, used, strict=True)]
     shown = slice(None, None, -(-len(lines) // 12))
-    labels = [f"{line['round']}\n{frames / 1000:,.0f}k" for line, frames in zip(lines, used, strict=True)]
-    axes.set_xticks([line["round"] for line in lines][shown], labels[shown])
-    axes.set_xlabel("round, and real frames used by then (thousands)")
+    axes.set_xticks(numbers[shown], labels[shown])
+    axes.set(
+        xlabel="round, and real frames used by then: collected and driven to validate", ylabel="score of an episode"
+    )
+    axes.legend()
+    return figure
 
 
 # --- a run ---------------------------------------------------------------------------------------------------------
@@ -278,18 +272,20 @@ def draw_drives(folder: Path, seed: int, steps: int, video: bool) -> None:
     dream.close()
 
 
-def draw_round(run: Path, seed: int, steps: int) -> None:
+def draw_round(run: Path, seed: int, steps: int, best: int | None = None) -> None:
     """Draw the curves and scores of a run, and what is missing of its last and its best round; log a new video.
 
     Args:
         run: the loop's folder, with at least one finished round.
         seed: of the real track to drive.
         steps: of a drive at most.
+        best: number of the best round; by default the one with the greatest real mean.
     """
     lines = read_log(run / "rounds.jsonl")
     save_figure(curves(run), run / "curves.png")
     save_figure(rounds(lines), run / "rounds.png")
-    best = max(lines, key=lambda line: line["real"]["mean"])["round"]
+    if best is None:
+        best = max(lines, key=lambda line: line["real"]["mean"])["round"]
     for number in sorted({best, lines[-1]["round"]}):
         folder = run / "rounds" / f"{number:03d}"
         video = number == best and not (folder / "drive.mp4").is_file()
