@@ -278,6 +278,8 @@ def test_a_dream_that_claims_more_than_the_road_can_pay_raises_an_alarm():
     assert alarms([made([1.2] * 400)] * 3, reward) == []
     (sentence,) = alarms([made([lap / 600 - 0.1] * 600, finished=True)], reward)
     assert "score 940" in sentence
+    too_fast, slow = made([lap / 600 - 0.1] * 600, finished=True), made([0.2] * 1000)
+    assert alarms([too_fast] * 9 + [slow], reward)  # a long dream leaves no more room for claims than a lap does
     (sentence,) = alarms([made([0.5] * 100 + [2.5] * BIN + [0.5] * 250)], reward)
     assert "2.50 a step" in sentence
     assert "steps 100 to 150" in sentence
