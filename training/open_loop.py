@@ -63,8 +63,8 @@ def on_road(frames: npt.NDArray[np.uint8], version: str) -> npt.NDArray[np.bool_
         version: of the frames.
 
     Returns:
-        bool ``(...)``: whether at least one wheel is on the road; right for 99 % of real frames, but not in an episode's
-        first second, while the camera comes down.
+        bool ``(...)``: whether at least one wheel is on the road. Right for 99 % of real frames, but not in the first
+        second of an episode, while the camera comes down.
     """
     rows = VERSIONS[version]
     top, bottom = (round((row - rows.start) * INPUT_SIZE / (rows.stop - rows.start)) for row in (66, 76))
