@@ -239,6 +239,7 @@ def rounds(lines: Sequence[dict[str, Any]]) -> Figure:
     labels = [f"{number}\n{frames / 1000:,.0f}k" for number, frames in zip(numbers, used, strict=True)]
     shown = slice(None, None, -(-len(lines) // 12))
     axes.set_xticks(numbers[shown], labels[shown])
+    axes.set_xlim(numbers[0] - 0.5, numbers[-1] + 0.5)
     axes.set(
         xlabel="round, and real frames used by then: collected and driven to validate", ylabel="score of an episode"
     )
