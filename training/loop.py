@@ -5,12 +5,14 @@
     python -m training.loop --preset paper --run runs/paper      # Ha & Schmidhuber's sizes
 
 Each stage reads and writes folders of the run and is a no-op for what is there already, so the same command goes on
-where the last one was stopped, however it was stopped.
+where the last one was stopped, however it was stopped. Frames and latents are caches: a run's folder without them goes
+on too, on another machine, once `collect` has drawn the frames again.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,17 +23,15 @@ from typing import Any
 import tyro
 from tqdm import tqdm
 
-from training import collect, encode, train_controller, train_rnn, train_vae
+from training import closed_loop, collect, encode, open_loop, train_controller, train_rnn, train_vae
 from training.checkpoints import append_log, read_log
+from training.closed_loop import VALIDATION_SEEDS
 from training.files import write_json
+from training.pictures import draw_round
 from training.rollouts import Episode, episode_files
 from training.tracking import track, tracking
-from wm_gym.evaluate import make_lanes, rollout, summarize
 from wm_gym.models.controller import Controller
 from wm_gym.world_model import WorldModel
-
-VALIDATION_SEEDS = range(1_000_000, 1_000_100)
-"""Tracks for choosing between checkpoints."""
 
 
 @dataclass
@@ -50,20 +50,24 @@ class Args:
     """length of these drives"""
     scripted_episodes: int = 70
     """first data: drives of scripted, privileged drivers with bursts of random actions; 0 trains from scratch"""
-    own_episodes: int = 16
+    own_episodes: int = 24
     """drives a round after the first: half by the controller, half by members of the last population"""
     own_burst_rate: float = 0.01
     """probability a step that a burst of one random action disturbs an own drive"""
-    vae_epochs: int = 0
-    """more epochs of V in each round after the first (vae.epochs is the first round's)"""
+    vae_epochs: int = 1
+    """more epochs of V in a round after the first whose frames V does not know (vae.epochs is the first round's)"""
+    vae_tolerance: float = 1.5
+    """V knows frames that it reconstructs with at most so many times the error of the first drives"""
     rnn_epochs: int = 10
     """more epochs of M in each round after the first (rnn.epochs is the first round's)"""
     generations: int = 20
     """more generations of C in each round after the first (controller.generations is the first round's)"""
     real_generations: int = 0
     """evolve a controller on the real env too, for so many generations, after the last round"""
-    validation_tracks: int = 10
-    """real validation tracks that a round's controller drives"""
+    validation_tracks: int = 20
+    """real validation tracks that a round's controller drives, and as many dreams"""
+    finalists: int = 3
+    """the best rounds, which drive all validation tracks at last: the best of them is the run's result"""
     max_steps: int = 1000
     """steps of a real drive at most"""
     workers: int = 2
@@ -89,7 +93,8 @@ PRESETS = {
         rnn_epochs=1,
         generations=1,
         real_generations=1,
-        validation_tracks=1,
+        validation_tracks=2,
+        finalists=1,
         max_steps=150,
         vae=train_vae.Args(epochs=2, batch=64),
         rnn=train_rnn.Args(epochs=3, held_out=4),
@@ -170,18 +175,28 @@ def own_drives(args: Args, number: int) -> list[collect.Args]:
     ]
 
 
+def vae_epochs(args: Args, number: int) -> int:
+    """Return how many epochs V is trained for by round ``number``: more where it does not know the newest frames."""
+    if number == 0:
+        return args.vae.epochs
+    note = args.run / "rounds" / f"{number:03d}" / "vae.json"
+    if not note.is_file():
+        ratio = train_vae.novelty(args.run / "rollouts", args.run / "vae", args.own_episodes)
+        more = args.vae_epochs + args.vae.decoder_epochs if ratio > args.vae_tolerance else 0
+        write_json(note, {"novelty": ratio, "epochs": vae_epochs(args, number - 1) + more})
+    return json.loads(note.read_text())["epochs"]
+
+
 def validate(args: Args, folder: Path, tracks: int) -> dict[str, Any]:
-    """Drive a round's controller on real validation tracks and in as many dreams; return the summaries."""
-    controller, model = Controller.from_pretrained(folder / "controller"), str(folder / "world_model")
-    summaries = {}
-    for env_id, lanes in ((train_controller.REAL, min(args.workers, tracks)), (train_controller.DREAM, tracks)):
-        envs = make_lanes(env_id, lanes, world_model=model, max_episode_steps=args.max_steps)
-        results = rollout(envs, controller, VALIDATION_SEEDS[:tracks])
-        summaries[env_id] = list(tqdm(results, total=tracks, desc=f"validate {env_id}", unit="episode"))
-        envs.close()
-    real, dream = summaries[train_controller.REAL], summaries[train_controller.DREAM]
-    frames = sum(result.steps + 1 for result in real)
-    return {"real": summarize(real), "dream": summarize(dream), "frames": frames}
+    """Drive a round's controller on real validation tracks and in as many dreams; return and draw the comparison."""
+    controller, model = Controller.from_pretrained(folder / "controller"), folder / "world_model"
+    real, dream = (
+        closed_loop.drive(env, controller, model, VALIDATION_SEEDS[:tracks], lanes, max_episode_steps=args.max_steps)
+        for env, lanes in ((train_controller.REAL, args.workers), (train_controller.DREAM, tracks))
+    )
+    compared = closed_loop.report(real, dream, WorldModel.from_pretrained(model).config.reward, folder)
+    frames = sum(len(each.z) for each in real)
+    return {**{key: compared[key] for key in ("real", "dream", "kinder_since", "alarms")}, "frames": frames}
 
 
 def run_round(args: Args, number: int) -> dict[str, Any]:
@@ -190,8 +205,9 @@ def run_round(args: Args, number: int) -> dict[str, Any]:
     with timer("collect"):
         for drives in first_drives(args) if number == 0 else own_drives(args, number):
             collect.main(drives)
+        collect.main(collect.Args(out=run / "rollouts", workers=args.workers, frames=args.vae.frames, replay=True))
     with timer("vae"):
-        epochs = args.vae.epochs + number * args.vae_epochs
+        epochs = vae_epochs(args, number)
         train_vae.main(replace(args.vae, rollouts=run / "rollouts", out=run / "vae", epochs=epochs))
     with timer("encode"):
         encode.main(encode.Args(run / "rollouts", run / "vae", run / "latents", device=args.vae.device))
@@ -209,21 +225,35 @@ def run_round(args: Args, number: int) -> dict[str, Any]:
         Controller.from_pretrained(run / "controller" / name).save(kept / name)
     with timer("validate"):
         scores = validate(args, kept, args.validation_tracks)
+        open_loop.main(
+            open_loop.Args(str(kept / "world_model"), latents=run / "latents", held_out=args.rnn.held_out, out=kept)
+        )
     collected = sum(len(Episode.load(path).actions) + 1 for path in episode_files(run / "rollouts"))
     return {"round": number, **scores, "collected_frames": collected, "seconds": timer.seconds}
 
 
-def keep_best(run: Path) -> dict[str, Any]:
-    """Copy world model and controller of the round that validated best to ``best`` and return its line."""
-    best = max(read_log(run / "rounds.jsonl"), key=lambda line: line["real"]["mean"])
+def keep_best(run: Path, log: str = "rounds.jsonl") -> dict[str, Any]:
+    """Copy world model and controller of the round that validated best to ``best`` and return its line of a log."""
+    best = max(read_log(run / log), key=lambda line: line["real"]["mean"])
     folder = run / "rounds" / f"{best['round']:03d}"
     WorldModel.load(folder / "world_model").save(run / "best" / "world_model")
     Controller.from_pretrained(folder / "controller").save(run / "best" / "controller")
     return best
 
 
+def final(args: Args) -> dict[str, Any]:
+    """Let the best rounds drive all validation tracks, keep the best of them and return its line."""
+    rounds = sorted(read_log(args.run / "rounds.jsonl"), key=lambda line: -line["real"]["mean"])[: args.finalists]
+    log = args.run / "finalists.jsonl"
+    done = {line["round"] for line in read_log(log)}
+    for number in [line["round"] for line in rounds if line["round"] not in done]:
+        folder = args.run / "rounds" / f"{number:03d}"
+        append_log(log, {"round": number, **validate(args, folder, len(VALIDATION_SEEDS))})
+    return keep_best(args.run, log.name)
+
+
 def main(args: Args) -> dict[str, Any]:
-    """Run all rounds that are not done, and return the best one's line of ``rounds.jsonl``."""
+    """Run all rounds that are not done, and return the line of the best finalist."""
     write_json(args.run / "args.json", asdict(args))
     log = args.run / "rounds.jsonl"
     for number in range(len(read_log(log)), args.rounds):
@@ -231,7 +261,12 @@ def main(args: Args) -> dict[str, Any]:
         append_log(log, line)
         track("loop", line)
         tqdm.write(f"round {number}: real {line['real']['mean']:.0f}, dream {line['dream']['mean']:.0f}")
+        for sentence in line["alarms"]:
+            tqdm.write(f"ALARM: {sentence}")
         keep_best(args.run)
+        draw_round(args.run, VALIDATION_SEEDS[0], args.max_steps)
+    best = final(args)
+    draw_round(args.run, VALIDATION_SEEDS[0], args.max_steps, best["round"])
     if args.real_generations:
         train_controller.main(
             replace(
@@ -243,7 +278,7 @@ def main(args: Args) -> dict[str, Any]:
                 lanes=args.workers,
             )
         )
-    return keep_best(args.run)
+    return best
 
 
 def parse(arguments: list[str] | None = None) -> Args:

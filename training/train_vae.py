@@ -5,6 +5,7 @@ python -m training.train_vae --rollouts runs/mine/rollouts --out runs/mine/vae -
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -16,10 +17,11 @@ from tqdm import tqdm
 
 from training.checkpoints import append_log, cosine, load_checkpoint, save_checkpoint, segment
 from training.device import choose_device
+from training.encode import load_vae
 from training.rollouts import episode_files, open_frames
 from training.tracking import track, tracking
 from wm_gym.frames import INPUT_SIZE, gauge_rows
-from wm_gym.models.vae import VAE, VAEConfig, sample_latent, vae_loss
+from wm_gym.models.vae import VAE, VAEConfig, sample_latent, squared_error, vae_loss
 
 
 @dataclass
@@ -59,14 +61,20 @@ class Args:
 
 
 class FrameSet:
-    """All frames of a rollouts folder, read from memory maps as they are asked for.
+    """The frames of a rollouts folder, read from memory maps as they are asked for.
+
+    Args:
+        rollouts: the folder.
+        version: of the frames.
+        seeds: the episodes to take; all by default.
 
     Raises:
         FileNotFoundError: for a folder without episodes, or without their frames.
     """
 
-    def __init__(self, rollouts: Path, version: str) -> None:
-        self.shards = [open_frames(rollouts, int(path.stem), version) for path in episode_files(rollouts)]
+    def __init__(self, rollouts: Path, version: str, seeds: Sequence[int] | None = None) -> None:
+        seeds = [int(path.stem) for path in episode_files(rollouts)] if seeds is None else seeds
+        self.shards = [open_frames(rollouts, seed, version) for seed in seeds]
         if not self.shards:
             raise FileNotFoundError(f"no episodes in {rollouts}: run `python -m training.collect` first")
         self.ends = np.cumsum([len(shard) for shard in self.shards])
@@ -79,6 +87,28 @@ class FrameSet:
         shards = np.searchsorted(self.ends, indices, side="right")
         rows = indices - np.concatenate([[0], self.ends])[shards]
         return torch.from_numpy(np.stack([self.shards[shard][row] for shard, row in zip(shards, rows, strict=True)]))
+
+
+@torch.inference_mode()
+def novelty(rollouts: Path, vae: Path, newest: int, sampled: int = 1000) -> float:
+    """Return V's squared error on frames of the newest episodes, over that on frames of all before them.
+
+    Args:
+        rollouts: folder of episodes with cached frames.
+        vae: folder of V's checkpoint.
+        newest: how many of the episodes, counted from the last, are new.
+        sampled: frames of each kind that are looked at.
+    """
+    checkpoint = load_checkpoint(vae / "checkpoint.pt")
+    model = load_vae(checkpoint)
+    seeds = [int(path.stem) for path in episode_files(rollouts)]
+    errors = []
+    for part in (seeds[-newest:], seeds[:-newest]):
+        frames = FrameSet(rollouts, checkpoint["frames"], part)
+        chosen = np.random.default_rng(0).choice(len(frames), min(sampled, len(frames)), replace=False)
+        batch = frames[np.sort(chosen)]
+        errors.append(float(squared_error(model.decode(model.encode(batch)[0]), batch).mean()))
+    return errors[0] / errors[1]
 
 
 def main(args: Args) -> Path:
