@@ -9,8 +9,9 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from conftest import make_world_model
 
-from training import collect, encode, train_controller, train_rnn, train_vae
+from training import collect, encode, gradient, train_controller, train_rnn, train_vae
 from training.checkpoints import load_checkpoint, read_log
 from training.latents import LatentEpisode
 from training.rollouts import Driver, Episode, episode_files, frames_file, open_frames, save_frames
@@ -21,7 +22,7 @@ from wm_gym.models.mdn_rnn import MDNRNNConfig
 from wm_gym.models.vae import VAEConfig
 from wm_gym.world_model import WorldModel
 
-FRAMES = "crop84"
+FRAMES = "gauges96"
 SMALL = VAEConfig(channels=(4, 8, 8, 8))
 
 
@@ -330,3 +331,86 @@ def test_every_generation_has_seeds_of_its_own_for_all_members(world_model_folde
     assert [np.shape(each) for each in members] == [(4, 867)] * 3
     assert len(np.unique(seeds)) == 6
     assert all(seed in collect.TRAINING_SEEDS for seed in np.ravel(seeds))
+
+
+def test_evolution_after_gradients_stopped_and_gone_on_with_gives_the_result_of_one_run(
+    world_model_folder, tmp_path, monkeypatch
+):
+    settings = {"gradient": gradient.Args(steps=3, walkers=4, acting=3, coasting=2)}
+    straight, stopped = tmp_path / "straight", tmp_path / "stopped"
+    train_controller.main(evolving(world_model_folder, straight, **settings))
+    with monkeypatch.context() as patch:
+        patch.setattr(train_controller, "evaluate", Mock(side_effect=KeyboardInterrupt))  # gradients are done
+        with pytest.raises(KeyboardInterrupt):
+            train_controller.main(evolving(world_model_folder, stopped, **settings))
+    with monkeypatch.context() as patch:
+        patch.setattr(train_controller, "append_log", Mock(side_effect=[None, KeyboardInterrupt]))
+        with pytest.raises(KeyboardInterrupt):
+            train_controller.main(evolving(world_model_folder, stopped, **settings))
+    ascend = Mock(wraps=gradient.ascend)
+    monkeypatch.setattr(gradient, "ascend", ascend)
+    train_controller.main(evolving(world_model_folder, stopped, **settings))
+    assert not ascend.called
+    mine, its = (Controller.from_pretrained(run / "controller").parameters for run in (straight, stopped))
+    assert np.array_equal(mine, its)
+
+    before = Controller.from_pretrained(stopped / "controller").parameters
+    train_controller.main(evolving(world_model_folder, stopped, generations=4, **settings))
+    np.testing.assert_allclose(ascend.call_args.args[1], before, atol=1e-6)  # goes on from the mean
+    assert read_log(stopped / "log.jsonl")[-1]["generation"] == 4
+
+
+def test_the_real_env_has_no_gradients(world_model_folder, tmp_path):
+    with pytest.raises(ValueError, match="only a dream has gradients"):
+        train_controller.main(
+            evolving(world_model_folder, tmp_path, env=train_controller.REAL, gradient=gradient.Args(steps=1))
+        )
+
+
+@pytest.mark.parametrize("rows", [1.0, 0.03])
+def test_the_policy_with_a_gradient_is_the_controller(rows):
+    config = ControllerConfig()
+    rng = np.random.default_rng(0)
+    parameters, observations = rng.normal(0, rows, config.parameters), rng.standard_normal((7, 288), np.float32)
+    policy = gradient.LinearPolicy(parameters, config, torch.device("cpu"))
+    action, _ = policy(torch.from_numpy(observations), policy.rows)
+    expected, _ = Controller(parameters, config).predict(observations)
+    np.testing.assert_allclose(action.detach().numpy(), expected, atol=1e-5)
+
+
+def test_gradients_raise_what_dreams_pay(tmp_path):
+    model = make_world_model()
+    with torch.no_grad():  # a memory whose tiles grow with the gas: the second action is the 33rd input
+        model.memory.tiles.weight.normal_(0, 0.3, generator=torch.Generator().manual_seed(1))
+        model.memory.end.bias.fill_(-20)
+    model.save(tmp_path / "model")
+    config = ControllerConfig()
+    args = gradient.Args(steps=30, walkers=16, acting=8, coasting=4, length=20, learning_rate=0.02)
+    found = gradient.ascend(model, np.zeros(config.parameters), config, args, temperature=1.0, seed=0)
+    envs = make_lanes(
+        train_controller.DREAM, 64, world_model=str(tmp_path / "model"), max_episode_steps=12, starts="any"
+    )
+    seeds = np.arange(32)
+    before, after = train_controller.evaluate(envs, np.stack([np.zeros_like(found), found]), seeds, config)
+    envs.close()
+    assert after > before + 1
+
+
+# --- what the loop asks of the stages ------------------------------------------------------------------------------
+
+
+def test_patience_ends_a_drive_that_finds_no_new_tile(tmp_path):
+    collect.main(collecting(tmp_path, episodes=1, policy="random", burst_rate=1.0, max_steps=400, patience=20))
+    (episode,) = [Episode.load(path) for path in episode_files(tmp_path)]
+    assert not episode.terminated
+    assert len(episode.actions) < 400
+    assert not episode.tiles[-20:].any()
+    assert episode.tiles[-21] > 0
+
+
+def test_novelty_is_the_error_on_new_frames_over_the_error_on_old_ones(noise, tmp_path):
+    run = shutil.copytree(noise, tmp_path / "run")
+    assert 0.9 < train_vae.novelty(run / "rollouts", run / "vae", newest=1) < 1.1
+    half = open_frames(run / "rollouts", 2, FRAMES) // 2 + 64  # noise of half the contrast
+    save_frames(run / "rollouts", 2, FRAMES, half)
+    assert 0.2 < train_vae.novelty(run / "rollouts", run / "vae", newest=1) < 0.3

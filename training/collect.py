@@ -10,6 +10,7 @@ import itertools
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -48,6 +49,8 @@ class Args:
     """longest burst, in steps"""
     max_steps: int = 1000
     """steps of an episode at most"""
+    patience: int = 0
+    """an episode is over after so many steps without a new tile, such as a car stuck in the grass makes; 0 for never"""
     frames: str = "gauges96"
     """version of the frames, see wm_gym.frames"""
     workers: int = 2
@@ -64,13 +67,38 @@ class Drive:
     seed: int
     driver: Driver
     max_steps: int
+    patience: int
     version: str
+
+
+class Patience(gym.Wrapper):
+    """Truncates an episode of CarRacing after so many steps without a new tile."""
+
+    def __init__(self, env: gym.Env, steps: int) -> None:
+        super().__init__(env)
+        self.steps = steps
+        self.tiles = self.waited = 0
+
+    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        """Begin to wait."""
+        self.tiles = self.waited = 0
+        return self.env.reset(**kwargs)
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Step the env."""
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        visited = self.unwrapped.tile_visited_count  # type: ignore[attr-defined]
+        self.waited = 0 if visited > self.tiles else self.waited + 1
+        self.tiles = visited
+        return observation, reward, terminated, truncated or self.waited >= self.steps, info
 
 
 def drive(job: Drive) -> Episode:
     """Drive one episode and save it with its frames."""
     recorder = Recorder(FastCarRacing(), job.version)
     env: gym.Env = gym.wrappers.TimeLimit(recorder, job.max_steps)
+    if job.patience:
+        env = Patience(env, job.patience)
     if job.driver.world_model is not None:
         env = RNNHiddenObservation(VAELatentObservation(env, job.driver.world_model))
     policy = load_policy(job.driver.policy, env, job.seed)
@@ -124,6 +152,7 @@ def new_drives(args: Args) -> list[Drive]:
             seed,
             replace(driver, member=i % args.members if args.members else None),
             args.max_steps,
+            args.patience,
             args.frames,
         )
         for i, seed in enumerate(seeds)

@@ -23,7 +23,7 @@ from typing import Any
 import tyro
 from tqdm import tqdm
 
-from training import closed_loop, collect, encode, open_loop, train_controller, train_rnn, train_vae
+from training import closed_loop, collect, encode, gradient, open_loop, train_controller, train_rnn, train_vae
 from training.checkpoints import append_log, read_log
 from training.closed_loop import VALIDATION_SEEDS
 from training.files import write_json
@@ -52,11 +52,13 @@ class Args:
     """first data: drives of scripted, privileged drivers with bursts of random actions; 0 trains from scratch"""
     own_episodes: int = 24
     """drives a round after the first: half by the controller, half by members of the last population"""
+    own_patience: int = 150
+    """an own drive is over after so many steps without a new tile"""
     own_burst_rate: float = 0.01
     """probability a step that a burst of one random action disturbs an own drive"""
     vae_epochs: int = 1
     """more epochs of V in a round after the first whose frames V does not know (vae.epochs is the first round's)"""
-    vae_tolerance: float = 1.5
+    vae_tolerance: float = 3.0
     """V knows frames that it reconstructs with at most so many times the error of the first drives"""
     rnn_epochs: int = 10
     """more epochs of M in each round after the first (rnn.epochs is the first round's)"""
@@ -98,12 +100,20 @@ PRESETS = {
         max_steps=150,
         vae=train_vae.Args(epochs=2, batch=64),
         rnn=train_rnn.Args(epochs=3, held_out=4),
-        controller=train_controller.Args(generations=2, population=6, rollouts=2, max_steps=50),
+        controller=train_controller.Args(
+            generations=2, population=6, rollouts=2, max_steps=50, gradient=gradient.Args(steps=2, walkers=4)
+        ),
     ),
     "laptop": Args(
-        vae=train_vae.Args(epochs=4, decoder_epochs=1, batch=128),
-        rnn=train_rnn.Args(epochs=120),
-        controller=train_controller.Args(generations=40, max_steps=400, temperature=1.3, starts="any"),
+        rounds=20,
+        generations=4,
+        rnn_epochs=8,
+        validation_tracks=10,
+        vae=train_vae.Args(epochs=4, batch=128),
+        rnn=train_rnn.Args(epochs=80, batch=32),
+        controller=train_controller.Args(
+            generations=10, sigma=0.03, max_steps=400, starts="any", gradient=gradient.Args(steps=60)
+        ),
     ),
     "paper": Args(
         preset="paper",
@@ -161,6 +171,7 @@ def own_drives(args: Args, number: int) -> list[collect.Args]:
         world_model=before / "world_model",
         burst_rate=args.own_burst_rate,
         max_steps=args.max_steps,
+        patience=args.own_patience,
         workers=args.workers,
         frames=args.vae.frames,
     )
@@ -272,6 +283,7 @@ def main(args: Args) -> dict[str, Any]:
             replace(
                 args.controller,
                 env=train_controller.REAL,
+                gradient=gradient.Args(),
                 world_model=str(args.run / "best" / "world_model"),
                 out=args.run / "controller-real",
                 generations=args.real_generations,

@@ -4,13 +4,14 @@
     python -m training.train_controller --env LatentCarRacing-v0 --lanes 2 --generations 5
 
 The population's members are lanes of one vector env. All members of a generation meet the same starts and noise (common
-random numbers), so their scores differ by what they do.
+random numbers), so their scores differ by what they do. With --gradient.steps, gradients through short dreams move C
+first (see training.gradient), and CMA-ES begins there.
 """
 
 from __future__ import annotations
 
 import pickle
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import tyro
 from gymnasium.vector import VectorEnv
 from tqdm import tqdm
 
+from training import gradient
 from training.checkpoints import append_log, randn
 from training.collect import TRAINING_SEEDS
 from training.device import choose_device
@@ -28,6 +30,7 @@ from training.files import write_atomic
 from training.tracking import track, tracking
 from wm_gym.evaluate import make_lanes, rollout
 from wm_gym.models.controller import Controller, ControllerConfig
+from wm_gym.world_model import WorldModel
 
 DREAM, REAL = "DreamCarRacing-v0", "LatentCarRacing-v0"
 
@@ -70,6 +73,8 @@ class Args:
     """of CMA-ES, starts and noise"""
     track: bool = True
     """log to Weights & Biases (offline unless logged in); --no-track logs to log.jsonl alone"""
+    gradient: gradient.Args = field(default_factory=gradient.Args)
+    """first moves of C, in the dream only"""
 
 
 def evaluate(
@@ -91,14 +96,46 @@ def evaluate(
     return scores.mean(axis=1)
 
 
+def begin(args: Args, config: ControllerConfig) -> tuple[cma.CMAEvolutionStrategy, int]:
+    """Return the evolution that is kept in ``args.out``, or a new one, and the generation at which it began.
+
+    With gradients, each call for more generations than before first moves the mean by gradients and begins a new
+    evolution there. What they found is kept, so that a call that was interrupted goes on with it.
+    """
+    state, found = args.out / "cma.pkl", args.out / "gradient.npz"
+    mean, generation = np.zeros(config.parameters), 0
+    if state.is_file():
+        dumped, since = pickle.loads(state.read_bytes())
+        evolution = pickle.loads(dumped)
+        mean, generation = evolution.result.xfavorite, since + evolution.countiter
+        if not args.gradient.steps or generation >= args.generations:
+            return evolution, since
+    if args.gradient.steps:
+        if not found.is_file() or int(np.load(found)["until"]) < args.generations:
+            model = WorldModel.from_pretrained(args.world_model, str(choose_device(args.device, args.tf32)))
+            seed = int(np.random.default_rng((args.seed, generation)).integers(2**62))
+            mean = gradient.ascend(model, mean, config, args.gradient, args.temperature, seed)
+            since, until = generation, args.generations
+            write_atomic(found, lambda file: np.savez(file, mean=mean, since=since, until=until))
+        with np.load(found) as kept:
+            if generation > int(kept["since"]):
+                return evolution, since
+            mean = kept["mean"]
+    options: dict[str, Any] = {"popsize": args.population, "CMA_diagonal": args.diagonal, "verbose": -9}
+    options |= {"seed": np.nan, "randn": randn}
+    return cma.CMAEvolutionStrategy(mean, args.sigma, options), generation
+
+
 def main(args: Args) -> Path:
     """Evolve until ``args.generations`` and return the folder of the mean controller; each generation is kept.
 
     Raises:
-        ValueError: for an unknown env.
+        ValueError: for an unknown env, or gradients through the real one.
     """
     if args.env not in (DREAM, REAL):
         raise ValueError(f"--env must be {DREAM} or {REAL}, got {args.env!r}")
+    if args.env == REAL and args.gradient.steps:
+        raise ValueError(f"only a dream has gradients: use --env {DREAM}, or --gradient.steps 0")
     kwargs: dict[str, Any] = {"world_model": args.world_model, "max_episode_steps": args.max_steps}
     lanes = args.lanes or args.population * args.rollouts
     if args.env == DREAM:
@@ -107,16 +144,10 @@ def main(args: Args) -> Path:
     envs = make_lanes(args.env, lanes, **kwargs)
     config = ControllerConfig.for_spaces(envs.single_observation_space, envs.single_action_space)
 
-    state = args.out / "cma.pkl"
-    if state.is_file():
-        evolution = pickle.loads(state.read_bytes())
-    else:
-        options: dict[str, Any] = {"popsize": args.population, "CMA_diagonal": args.diagonal, "verbose": -9}
-        options |= {"seed": np.nan, "randn": randn}
-        evolution = cma.CMAEvolutionStrategy(np.zeros(config.parameters), args.sigma, options)
-    with tqdm(total=args.generations, initial=evolution.countiter, desc=f"CMA-ES {args.env}", unit="generation") as bar:
-        while evolution.countiter < args.generations:
-            generation = evolution.countiter
+    evolution, since = begin(args, config)
+    first = since + evolution.countiter
+    with tqdm(total=args.generations, initial=first, desc=f"CMA-ES {args.env}", unit="generation") as bar:
+        for generation in range(first, args.generations):
             rng = np.random.default_rng((args.seed, generation))
             np.random.seed(rng.integers(2**32))  # cma draws from NumPy's global stream
             members = np.array(evolution.ask())
@@ -134,7 +165,7 @@ def main(args: Args) -> Path:
             }
             append_log(args.out / "log.jsonl", line)
             track("controller" if args.env == DREAM else "controller-real", line)
-            write_atomic(state, lambda file: file.write(evolution.pickle_dumps()))
+            write_atomic(args.out / "cma.pkl", lambda file: pickle.dump((evolution.pickle_dumps(), since), file))
             bar.set_postfix(mean=f"{scores.mean():.0f}", best=f"{scores.max():.0f}", sigma=f"{evolution.sigma:.3f}")
             bar.update()
     envs.close()

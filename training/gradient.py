@@ -1,0 +1,132 @@
+"""Move C by gradients through short dreams: a first guess that CMA-ES refines.
+
+A dream is differentiable: z is reparameterised (mu + σ · noise of the chosen component), the pay is an expectation,
+and the end is a probability. A few hundred walkers dream on and on; at each step of the ascent they look ahead, and
+the gradient of what they earn flows back through memory and latents into C's weights.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from tqdm import trange
+
+from training.checkpoints import cosine
+from wm_gym.models.controller import ControllerConfig
+from wm_gym.models.memory import put, sample_mixture, select
+from wm_gym.world_model import WorldModel
+
+
+@dataclass
+class Args:
+    """How to ascend."""
+
+    steps: int = 0
+    """of Adam, each time that CMA-ES starts or goes on with more generations; 0 for CMA-ES alone"""
+    walkers: int = 128
+    """dreams at a time"""
+    acting: int = 60
+    """steps of a look ahead whose actions the gradient reaches"""
+    coasting: int = 40
+    """further steps, so that the last of those actions have consequences"""
+    length: int = 400
+    """steps after which a walker begins a new dream"""
+    learning_rate: float = 0.01
+    """of Adam, with a cosine to 5 %"""
+    saturation: float = 0.05
+    """price of an action's squared excess over 1.5 before its tanh: a saturated action has no gradient"""
+
+
+class LinearPolicy:
+    """C with a gradient: the same function of the same parameters as `wm_gym.Controller`."""
+
+    def __init__(self, parameters: npt.NDArray[np.floating], config: ControllerConfig, device: torch.device) -> None:
+        rows = torch.tensor(parameters, dtype=torch.float32, device=device).reshape(config.action_size, -1)
+        self.rows = rows.requires_grad_()
+        self.low, self.high = torch.tensor(config.low, device=device), torch.tensor(config.high, device=device)
+        self.scale = torch.maximum(self.low.abs(), self.high.abs())
+
+    def __call__(self, observation: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return actions ``(N, A)`` and what their tanh was taken of, for ``[z, h]`` ``(N, D)`` and weights."""
+        inside = observation @ rows[:, :-1].T + rows[:, -1]
+        return torch.clamp(self.scale * inside.tanh(), self.low, self.high), inside
+
+
+def ascend(
+    model: WorldModel,
+    parameters: npt.NDArray[np.floating],
+    config: ControllerConfig,
+    args: Args,
+    temperature: float,
+    seed: int,
+) -> npt.NDArray[np.float64]:
+    """Return C's parameters ``(P,)`` after ``args.steps`` steps of ascent on what dreams pay.
+
+    A walker that ends, finishes its lap or is old begins again at one of the world model's starts.
+
+    Args:
+        model: the dream; sampled at ``temperature``, from any of its starts.
+        parameters: ``(P,)``, where to begin.
+        config: of C.
+        args: how.
+        temperature: τ.
+        seed: of starts and noise.
+    """
+    memory, reward, device = model.memory, model.config.reward, model.device
+    policy = LinearPolicy(parameters, config, device)
+    optimizer = torch.optim.Adam([policy.rows], lr=args.learning_rate)
+    generator = torch.Generator().manual_seed(seed)
+    latents, n = model.config.vae.latent_size, args.walkers
+
+    def uniform(*shape: int) -> Tensor:
+        return torch.rand(*shape, generator=generator).to(device)
+
+    start_z, start_state, start_tiles = (
+        model.start_states[0].clone(),
+        tuple(part.clone() for part in model.start_states[1]),  # cloned: inference tensors take no part in gradients
+        model.start_states[2].clone(),
+    )
+    z, state, tiles = torch.zeros(n, latents, device=device), memory.initial_state(n), torch.zeros(n, device=device)
+    age, over = torch.randint(args.length, (n,), generator=generator), torch.ones(n, dtype=torch.bool, device=device)
+    with trange(args.steps, desc="gradients", unit="step") as bar:
+        for step in bar:
+            new = torch.nonzero(over).squeeze(1)
+            picked = torch.randint(len(start_z), (len(new),), generator=generator).to(device)
+            z, tiles = z.index_put((new,), start_z[picked]), tiles.index_put((new,), start_tiles[picked])
+            state = put(state, new, select(start_state, picked))
+
+            alive, paid = torch.ones(n, device=device), torch.zeros(n, device=device)
+            excess = torch.zeros((), device=device)
+            dreamt, memorised = z, state
+            for t in range(args.acting + args.coasting):
+                rows = policy.rows if t < args.acting else policy.rows.detach()
+                action, inside = policy(torch.cat([dreamt, memory.hidden(memorised)], dim=1), rows)
+                memorised = memory.step(dreamt, action, memorised)
+                prediction = memory.predict(memory.hidden(memorised))
+                noise = torch.randn(n, latents, generator=generator).to(device)
+                dreamt = sample_mixture(prediction, temperature, uniform(n, latents), noise)
+                failing = prediction.end_logit.sigmoid()
+                pay = prediction.tiles * reward.scale + reward.per_step
+                paid = paid + alive * ((1 - failing) * pay + failing * reward.failure)
+                alive = alive * (1 - failing)
+                if t < args.acting:
+                    excess = excess + (inside.abs() - 1.5).clamp_min(0).square().mean()
+                    tiles = tiles + prediction.tiles.detach()
+                if t == args.acting - 1:  # where the walkers are when the next look ahead begins
+                    z, state, survival = dreamt.detach(), tuple(part.detach() for part in memorised), alive.detach()
+            ahead = args.acting + args.coasting
+            for group in optimizer.param_groups:
+                group["lr"] = args.learning_rate * cosine(step / args.steps)
+            optimizer.zero_grad()
+            (args.saturation * excess / args.acting - paid.mean() / ahead).backward()
+            torch.nn.utils.clip_grad_norm_([policy.rows], 1.0, error_if_nonfinite=True)
+            optimizer.step()
+            age += args.acting
+            over = (uniform(n) > survival) | (tiles >= reward.lap_tiles) | (age >= args.length).to(device)
+            age[over.cpu()] = 0
+            bar.set_postfix(pay=f"{paid.mean().item() / ahead:.2f}")
+    return policy.rows.detach().cpu().double().numpy().ravel()
