@@ -68,7 +68,7 @@ class Args:
     """evolve a controller on the real env too, for so many generations, after the last round"""
     validation_tracks: int = 20
     """real validation tracks that a round's controller drives, and as many dreams"""
-    finalists: int = 3
+    finalists: int = 2
     """the best rounds, which drive all validation tracks at last: the best of them is the run's result"""
     max_steps: int = 1000
     """steps of a real drive at most"""
@@ -105,14 +105,15 @@ PRESETS = {
         ),
     ),
     "laptop": Args(
-        rounds=20,
+        rounds=13,
+        own_episodes=32,
         generations=4,
         rnn_epochs=8,
         validation_tracks=10,
         vae=train_vae.Args(epochs=4, batch=128),
         rnn=train_rnn.Args(epochs=80, batch=32),
         controller=train_controller.Args(
-            generations=10, sigma=0.03, max_steps=400, starts="any", gradient=gradient.Args(steps=60)
+            generations=6, sigma=0.03, max_steps=400, temperature=2.2, starts="any", gradient=gradient.Args(steps=60)
         ),
     ),
     "paper": Args(
@@ -130,10 +131,11 @@ PRESETS = {
 
 
 class Timer:
-    """Seconds spent in each stage of a round."""
+    """Seconds spent in each stage of a round, kept in a file so that a resumed round knows of its finished stages."""
 
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.seconds: dict[str, float] = json.loads(path.read_text()) if path.is_file() else {}
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
@@ -141,6 +143,7 @@ class Timer:
         start = time.monotonic()
         yield
         self.seconds[stage] = round(self.seconds.get(stage, 0.0) + time.monotonic() - start, 1)
+        write_json(self.path, self.seconds)
 
 
 def first_drives(args: Args) -> list[collect.Args]:
@@ -212,7 +215,8 @@ def validate(args: Args, folder: Path, tracks: int) -> dict[str, Any]:
 
 def run_round(args: Args, number: int) -> dict[str, Any]:
     """Run one round, or what is missing of it, and return its line of the log."""
-    run, timer = args.run, Timer()
+    run, kept = args.run, args.run / "rounds" / f"{number:03d}"
+    timer = Timer(kept / "seconds.json")
     with timer("collect"):
         for drives in first_drives(args) if number == 0 else own_drives(args, number):
             collect.main(drives)
@@ -230,7 +234,6 @@ def run_round(args: Args, number: int) -> dict[str, Any]:
         train_controller.main(
             replace(args.controller, world_model=str(artifact), out=run / "controller", generations=generations)
         )
-    kept = run / "rounds" / f"{number:03d}"
     WorldModel.load(artifact).save(kept / "world_model")
     for name in ("controller", "population"):
         Controller.from_pretrained(run / "controller" / name).save(kept / name)
