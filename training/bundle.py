@@ -8,6 +8,7 @@ Run again after the benchmarks: the card shows their figures.
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -47,15 +48,26 @@ def card(name: str, training: dict[str, Any], results: Path) -> str:
         f"{training['real_frames']:,} real frames with the validation drives.",
         f"- Label: {training['label']}.",
     ]
-    for path, describe in (("score.json", _score_line), ("reconstruction.json", _reconstruction_line)):
+    for path, describe in (
+        ("score.json", _score_line),
+        ("reconstruction.json", _reconstruction_line),
+        ("reevolve.json", _reevolve_line),
+    ):
         if (results / path).is_file():
             lines.append(describe(json.loads((results / path).read_text())))
-    lines += ["", "| round | real frames | dream score | real score (validation) |", "|---|---|---|---|"]
+    lines += ["", "| round | real frames | dream score | real score (validation) | minutes |", "|---|---|---|---|---|"]
     for line in training["rounds"]:
-        real = line["real"]
+        minutes = sum(line["seconds"].values()) / 60
         frames, dream = f"{line['collected_frames']:,}", f"{line['dream']['mean']:.0f}"
-        lines.append(f"| {line['round']} | {frames} | {dream} | {real['mean']:.0f} ± {real['std']:.0f} |")
+        lines.append(f"| {line['round']} | {frames} | {dream} | {_mean_std(line['real'])} | {minutes:.1f} |")
+    for line in training["finalists"]:
+        tracks, dream = line["real"]["episodes"], f"{line['dream']['mean']:.0f}"
+        lines.append(f"| {line['round']} on {tracks} tracks | | {dream} | {_mean_std(line['real'])} | |")
     return "\n".join(lines) + "\n"
+
+
+def _mean_std(scores: dict[str, float]) -> str:
+    return f"{scores['mean']:.0f} ± {scores['std']:.0f}"
 
 
 def _score_line(content: dict[str, Any]) -> str:
@@ -74,10 +86,18 @@ def _reconstruction_line(content: dict[str, Any]) -> str:
     )
 
 
+def _reevolve_line(content: dict[str, Any]) -> str:
+    return (
+        f"- Another controller, evolved from zero in this world model for {content['minutes']:.0f} minutes "
+        f"(`{content['command']}`): {_mean_std(content['real'])} on the 100 test tracks."
+    )
+
+
 def main(args: Args) -> Path:
-    """Copy the best round, write its card and return the bundle's folder."""
-    best = keep_best(args.run)
-    rounds = read_log(args.run / "rounds.jsonl")
+    """Copy the run's result and its pictures, write the card and return the bundle's folder."""
+    finalist = keep_best(args.run, "finalists.jsonl")
+    rounds, finalists = (read_log(args.run / f"{name}.jsonl") for name in ("rounds", "finalists"))
+    best = rounds[finalist["round"]]
     folder = PRETRAINED / args.name
     model = WorldModel.load(args.run / "best" / "world_model")
     training = {
@@ -85,14 +105,17 @@ def main(args: Args) -> Path:
         "command": f"python -m training.loop --preset {json.loads((args.run / 'args.json').read_text())['preset']}",
         "round": best["round"],
         "label": "privileged" if model.config.training["episodes"].get("privileged") else "from scratch",
-        "real_frames": best["collected_frames"] + sum(line["frames"] for line in rounds),
+        "real_frames": best["collected_frames"] + sum(line["frames"] for line in rounds + finalists),
         "rounds": rounds,
+        "finalists": finalists,
     }
     model.config = replace(model.config, training=training)
     model.save(folder / "world_model")
     Controller.from_pretrained(args.run / "best" / "controller").save(folder / "controller")
     text = card(args.name, training, args.results)
     write_atomic(folder / "README.md", lambda file: file.write(text.encode()))
+    for name in ("rounds.png", "curves.png"):
+        shutil.copy(args.run / name, args.results / name)
     return folder
 
 

@@ -36,7 +36,7 @@ from wm_gym.world_model import WorldModel
 
 @dataclass
 class Args:
-    """A run. The paths inside the stages' settings are set by --run, and --track is one switch for all."""
+    """A run. The paths inside the stages' settings are set by --run; --track and --tf32 are one switch for all."""
 
     preset: str = "laptop"
     """the defaults of all other settings: smoke, laptop or paper"""
@@ -74,6 +74,8 @@ class Args:
     """steps of a real drive at most"""
     workers: int = 2
     """processes that drive the real env"""
+    tf32: bool = False
+    """let CUDA round products and convolutions to TF32, in all stages"""
     track: bool = True
     """log to Weights & Biases (offline unless logged in); --no-track logs to log.jsonl alone"""
     vae: train_vae.Args = field(default_factory=train_vae.Args)
@@ -223,17 +225,17 @@ def run_round(args: Args, number: int) -> dict[str, Any]:
         collect.main(collect.Args(out=run / "rollouts", workers=args.workers, frames=args.vae.frames, replay=True))
     with timer("vae"):
         epochs = vae_epochs(args, number)
-        train_vae.main(replace(args.vae, rollouts=run / "rollouts", out=run / "vae", epochs=epochs))
+        train_vae.main(replace(args.vae, rollouts=run / "rollouts", out=run / "vae", epochs=epochs, tf32=args.tf32))
     with timer("encode"):
         encode.main(encode.Args(run / "rollouts", run / "vae", run / "latents", device=args.vae.device))
     with timer("rnn"):
         epochs = args.rnn.epochs + number * args.rnn_epochs
-        artifact = train_rnn.main(replace(args.rnn, latents=run / "latents", out=run / "rnn", epochs=epochs))
+        rnn = replace(args.rnn, latents=run / "latents", out=run / "rnn", epochs=epochs, tf32=args.tf32)
+        artifact = train_rnn.main(rnn)
     with timer("controller"):
         generations = args.controller.generations + number * args.generations
-        train_controller.main(
-            replace(args.controller, world_model=str(artifact), out=run / "controller", generations=generations)
-        )
+        evolved: dict[str, Any] = {"world_model": str(artifact), "out": run / "controller", "generations": generations}
+        train_controller.main(replace(args.controller, **evolved, tf32=args.tf32))
     WorldModel.load(artifact).save(kept / "world_model")
     for name in ("controller", "population"):
         Controller.from_pretrained(run / "controller" / name).save(kept / name)

@@ -1,0 +1,76 @@
+"""Is the dream good, or was one controller lucky? C again, from zero, in the bundled world model alone.
+
+    python -m benchmarks.reevolve
+
+Gradients and CMA-ES in turn, as in the laptop preset of training.loop, until the time is over; no real drive chooses
+anything. Then the 100 test tracks of gymnasium's own CarRacing-v3.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import tyro
+
+from benchmarks import score
+from benchmarks.report import RESULTS, TEST_SEEDS, write_report
+from training import train_controller
+from training.loop import PRESETS
+from wm_gym.evaluate import summarize
+
+
+@dataclass
+class Args:
+    """What to evolve."""
+
+    world_model: str = "car_racing"
+    """bundled name or folder"""
+    minutes: float = 15.0
+    """time to evolve"""
+    seed: int = 1
+    """of starts and noise"""
+    run: Path = Path("runs/reevolve")
+    """new folder for the controller"""
+    out: Path = RESULTS / "reevolve.json"
+    """JSON file"""
+    workers: int = 2
+    """processes that drive the real env"""
+
+
+def main(args: Args) -> None:
+    """Evolve, drive, print and write the score.
+
+    Raises:
+        FileExistsError: when the folder exists: C must start at zero.
+    """
+    if args.run.exists():
+        raise FileExistsError(f"{args.run}: exists, but C must start at zero; choose another --run or remove it")
+    preset = PRESETS["laptop"]
+    settings = replace(preset.controller, world_model=args.world_model, out=args.run, seed=args.seed)
+    start, generations = time.monotonic(), 0
+    while time.monotonic() - start < 60 * args.minutes:
+        generations += preset.generations
+        train_controller.main(replace(settings, generations=generations))
+    minutes = (time.monotonic() - start) / 60
+    scored = score.Args(policy=str(args.run / "controller"), world_model=args.world_model, workers=args.workers)
+    real = score.drives(train_controller.REAL, args.workers, scored, fast=False)
+    dream = score.drives(train_controller.DREAM, len(TEST_SEEDS), scored)
+    content = {
+        "command": "python -m benchmarks.reevolve",
+        "minutes": minutes,
+        "generations": generations,
+        "seed": args.seed,
+        "seeds": [TEST_SEEDS.start, TEST_SEEDS.stop - 1],
+        "real": summarize(real),
+        "dream": summarize(dream),
+        "real_episodes": [asdict(episode) for episode in real],
+    }
+    write_report(args.out, content)
+    for name in ("real", "dream"):
+        print(name, content[name])
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args, description=__doc__))
