@@ -51,12 +51,8 @@ class MDNRNN(nn.Module):
 
     def step(self, z: Tensor, action: Tensor, state: State) -> State:
         """Advance each lane by one step with the weights that `unroll` uses."""
-        h, c = state
-        from_input, from_hidden, input_bias, hidden_bias = self.lstm.all_weights[0]
-        gates = F.linear(torch.cat([z, action], dim=-1), from_input, input_bias) + F.linear(h, from_hidden, hidden_bias)
-        write, forget, candidate, output = gates.chunk(4, dim=-1)
-        c = forget.sigmoid() * c + write.sigmoid() * candidate.tanh()
-        return output.sigmoid() * c.tanh(), c
+        h, c = torch.lstm_cell(torch.cat([z, action], dim=-1), state, *self.lstm.all_weights[0])
+        return h, c
 
     def unroll(self, z: Tensor, actions: Tensor, state: State) -> tuple[Tensor, State]:
         """Advance over whole sequences and return every hidden vector and the last state."""

@@ -85,8 +85,10 @@ def sample_mixture(prediction: Prediction, temperature: float, uniform: Tensor, 
     Returns:
         z ``(..., Z)``.
     """
-    cumulative = (prediction.logits / temperature).softmax(-1).cumsum(-1)
-    component = (uniform.unsqueeze(-1) >= cumulative[..., :-1]).sum(-1)
+    logits = prediction.logits
+    # probabilities up to a factor: a softmax over so few components costs more than all the rest
+    cumulative = ((logits - logits.amax(-1, keepdim=True)) / temperature).exp().cumsum(-1)
+    component = (uniform.unsqueeze(-1) * cumulative[..., -1:] >= cumulative[..., :-1]).sum(-1)
     sigma = gather_component(prediction.log_sigma, component).exp() * temperature**0.5
     return gather_component(prediction.mu, component) + sigma * normal
 
