@@ -19,6 +19,7 @@ from benchmarks.report import RESULTS, TEST_SEEDS, write_report
 from training import train_controller
 from training.loop import PRESETS
 from wm_gym.evaluate import summarize
+from wm_gym.world_model import WorldModel
 
 
 @dataclass
@@ -65,6 +66,7 @@ def main(args: Args) -> None:
         "seeds": [TEST_SEEDS.start, TEST_SEEDS.stop - 1],
         "real": summarize(real),
         "dream": summarize(dream),
+        "training": WorldModel.from_pretrained(args.world_model).config.training,
         "real_episodes": [asdict(episode) for episode in real],
     }
     write_report(args.out, content)

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 from conftest import make_world_model
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from torch import nn
 
 from training import closed_loop, open_loop
-from training.closed_loop import BIN, DREAM, REAL, Drive, alarms, compare, drive
+from training.closed_loop import BIN, DREAM, REAL, Drive, Recorder, alarms, compare, drive
 from training.encode import fingerprint
 from training.latents import LatentEpisode
 from training.open_loop import on_road
@@ -207,6 +208,22 @@ def test_drives_hold_what_their_episodes_showed(env_id, lanes, steps, world_mode
     env.close()
     if env_id == DREAM:
         assert len({each.result.steps for each in drives}) > 1  # some lanes took another seed before others
+
+
+def test_a_lane_that_resets_leaves_the_records_of_others_alone(world_model_folder):
+    """Gymnasium's own vector envs, in which real drives run, take the reset mask out of the options they are given."""
+
+    def lane():
+        return gym.make(DREAM, world_model=world_model_folder, max_episode_steps=60)
+
+    recorder = Recorder(SyncVectorEnv([lane, lane], autoreset_mode=AutoresetMode.DISABLED), Z)
+    results = list(rollout(recorder, Controller(), range(6)))
+    recorder.close()
+    assert len({result.steps for result in results}) > 1
+    for result in results:
+        z, rewards = recorder.finished[result.seed]
+        assert (len(z), len(rewards)) == (result.steps + 1, result.steps)
+        assert rewards.sum() == pytest.approx(result.score)
 
 
 def test_a_dream_that_turns_kind_is_found_out_and_since_when():

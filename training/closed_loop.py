@@ -105,9 +105,10 @@ class Recorder(VectorWrapper):
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
         """Reset the lanes of the mask, or all, and begin their records."""
+        # read before the reset: gymnasium's own vector envs take the mask out of the caller's options
+        mask = (options or {}).get("reset_mask", np.ones(self.num_envs, dtype=bool))
         observation, info = self.env.reset(seed=seed, options=options)
         self.seeds = list(seed)
-        mask = (options or {}).get("reset_mask", np.ones(self.num_envs, dtype=bool))
         for lane in np.flatnonzero(mask):
             self.z[lane], self.rewards[lane] = [observation[lane, : self.latents].copy()], []
         return observation, info

@@ -1,13 +1,16 @@
-"""Move C by gradients through short dreams: a first guess that CMA-ES refines.
+"""Find C by gradients through short dreams: a first guess that CMA-ES refines.
 
 A dream is differentiable: z is reparameterised (mu + σ · noise of the chosen component), the pay is an expectation,
 and the end is a probability. A few hundred walkers dream on and on; at each step of the ascent they look ahead, and
 the gradient of what they earn flows back through memory and latents into C's weights.
+
+Scouts are controllers that exploit the same dream in other ways. They are for driving the real car: a dream that has
+learned from the drives of many can be fooled by few.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +29,9 @@ class Args:
     """How to ascend."""
 
     steps: int = 0
-    """of Adam, each time that CMA-ES starts or goes on with more generations; 0 for CMA-ES alone"""
+    """of Adam, from zero, each time that CMA-ES starts or goes on with more generations; 0 for CMA-ES alone"""
+    scouts: int = 0
+    """further controllers that are found in the same way, in dreams from cool (τ = 1) to hot (τ = 4)"""
     walkers: int = 128
     """dreams at a time"""
     acting: int = 60
@@ -75,7 +80,13 @@ def ascend(
         args: how.
         temperature: τ.
         seed: of starts and noise.
+
+    Raises:
+        ValueError: for no walkers, or a look ahead without actions.
+        FloatingPointError: when the gradient is not finite.
     """
+    if args.walkers < 1 or args.acting < 1 or args.coasting < 0:
+        raise ValueError(f"a look ahead needs walkers that act, got {args}")
     memory, reward, device = model.memory, model.config.reward, model.device
     policy = LinearPolicy(parameters, config, device)
     optimizer = torch.optim.Adam([policy.rows], lr=args.learning_rate)
@@ -101,7 +112,7 @@ def ascend(
 
             alive, paid = torch.ones(n, device=device), torch.zeros(n, device=device)
             excess = torch.zeros((), device=device)
-            dreamt, memorised = z, state
+            dreamt, memorised, count = z, state, tiles
             for t in range(args.acting + args.coasting):
                 rows = policy.rows if t < args.acting else policy.rows.detach()
                 action, inside = policy(torch.cat([dreamt, memory.hidden(memorised)], dim=1), rows)
@@ -112,21 +123,40 @@ def ascend(
                 failing = prediction.end_logit.sigmoid()
                 pay = prediction.tiles * reward.scale + reward.per_step
                 paid = paid + alive * ((1 - failing) * pay + failing * reward.failure)
-                alive = alive * (1 - failing)
+                count = count + prediction.tiles.detach()
+                alive = alive * (1 - failing) * (count < reward.lap_tiles)  # the lap pays once
                 if t < args.acting:
                     excess = excess + (inside.abs() - 1.5).clamp_min(0).square().mean()
-                    tiles = tiles + prediction.tiles.detach()
                 if t == args.acting - 1:  # where the walkers are when the next look ahead begins
-                    z, state, survival = dreamt.detach(), tuple(part.detach() for part in memorised), alive.detach()
+                    z, state = dreamt.detach(), tuple(part.detach() for part in memorised)
+                    tiles, survival = count, alive.detach()
             ahead = args.acting + args.coasting
             for group in optimizer.param_groups:
                 group["lr"] = args.learning_rate * cosine(step / args.steps)
             optimizer.zero_grad()
             (args.saturation * excess / args.acting - paid.mean() / ahead).backward()
-            torch.nn.utils.clip_grad_norm_([policy.rows], 1.0, error_if_nonfinite=True)
+            norm = torch.nn.utils.clip_grad_norm_([policy.rows], 1.0)
+            if not norm.isfinite():
+                raise FloatingPointError(
+                    f"the gradient through {ahead} steps of dreams is {norm}: look less far ahead "
+                    "(--gradient.acting, --gradient.coasting) or lower --gradient.learning-rate"
+                )
             optimizer.step()
             age += args.acting
-            over = (uniform(n) > survival) | (tiles >= reward.lap_tiles) | (age >= args.length).to(device)
+            over = (uniform(n) >= survival) | (age >= args.length).to(device)  # a finished lap has survival 0
             age[over.cpu()] = 0
             bar.set_postfix(pay=f"{paid.mean().item() / ahead:.2f}")
     return policy.rows.detach().cpu().double().numpy().ravel()
+
+
+def scout(model: WorldModel, config: ControllerConfig, args: Args, rng: np.random.Generator) -> npt.NDArray[np.float64]:
+    """Return ``args.scouts`` controllers ``(M, P)``, each found in a hotter dream than the one before.
+
+    They need not be as good as C: half the walkers will do.
+    """
+    zero, args = np.zeros(config.parameters), replace(args, walkers=-(-args.walkers // 2))
+    found = [
+        ascend(model, zero, config, args, temperature, int(rng.integers(2**62)))
+        for temperature in np.geomspace(1.0, 4.0, args.scouts)
+    ]
+    return np.array(found).reshape(args.scouts, config.parameters)

@@ -27,7 +27,7 @@ from training import closed_loop, collect, encode, gradient, open_loop, train_co
 from training.checkpoints import append_log, read_log
 from training.closed_loop import VALIDATION_SEEDS
 from training.files import write_json
-from training.pictures import draw_round
+from training.pictures import draw_progress, draw_round
 from training.rollouts import Episode, episode_files
 from training.tracking import track, tracking
 from wm_gym.models.controller import Controller
@@ -51,7 +51,7 @@ class Args:
     scripted_episodes: int = 70
     """first data: drives of scripted, privileged drivers with bursts of random actions; 0 trains from scratch"""
     own_episodes: int = 24
-    """drives a round after the first: half by the controller, half by members of the last population"""
+    """drives a round after the first: half by the controller, half by members of the last population or scouts"""
     own_patience: int = 150
     """an own drive is over after so many steps without a new tile"""
     own_burst_rate: float = 0.01
@@ -59,7 +59,7 @@ class Args:
     vae_epochs: int = 1
     """more epochs of V in a round after the first whose frames V does not know (vae.epochs is the first round's)"""
     vae_tolerance: float = 3.0
-    """V knows frames that it reconstructs with at most so many times the error of the first drives"""
+    """V knows frames that it reconstructs with at most so many times the error of all frames before them"""
     rnn_epochs: int = 10
     """more epochs of M in each round after the first (rnn.epochs is the first round's)"""
     generations: int = 20
@@ -75,7 +75,7 @@ class Args:
     workers: int = 2
     """processes that drive the real env"""
     tf32: bool = False
-    """let CUDA round products and convolutions to TF32, in all stages"""
+    """let CUDA round products and convolutions to TF32 in all training; the stages' own switches do not count"""
     track: bool = True
     """log to Weights & Biases (offline unless logged in); --no-track logs to log.jsonl alone"""
     vae: train_vae.Args = field(default_factory=train_vae.Args)
@@ -103,19 +103,24 @@ PRESETS = {
         vae=train_vae.Args(epochs=2, batch=64),
         rnn=train_rnn.Args(epochs=3, held_out=4),
         controller=train_controller.Args(
-            generations=2, population=6, rollouts=2, max_steps=50, gradient=gradient.Args(steps=2, walkers=4)
+            generations=2, population=6, rollouts=2, max_steps=50, gradient=gradient.Args(steps=2, scouts=2, walkers=4)
         ),
     ),
     "laptop": Args(
-        rounds=13,
+        rounds=8,
         own_episodes=32,
-        generations=4,
+        generations=3,
         rnn_epochs=8,
         validation_tracks=10,
         vae=train_vae.Args(epochs=4, batch=128),
-        rnn=train_rnn.Args(epochs=80, batch=32),
+        rnn=train_rnn.Args(epochs=50, batch=32),
         controller=train_controller.Args(
-            generations=6, sigma=0.03, max_steps=400, temperature=2.2, starts="any", gradient=gradient.Args(steps=60)
+            generations=3,
+            sigma=0.03,
+            max_steps=400,
+            temperature=2.2,
+            starts="any",
+            gradient=gradient.Args(steps=60, scouts=4),
         ),
     ),
     "paper": Args(
@@ -186,14 +191,14 @@ def own_drives(args: Args, number: int) -> list[collect.Args]:
             common,
             episodes=total + args.own_episodes,
             policy=str(before / "population"),
-            members=args.own_episodes - args.own_episodes // 2,
+            members=args.controller.gradient.scouts or args.own_episodes - args.own_episodes // 2,
         ),
     ]
 
 
 def vae_epochs(args: Args, number: int) -> int:
     """Return how many epochs V is trained for by round ``number``: more where it does not know the newest frames."""
-    if number == 0:
+    if number == 0 or not args.own_episodes:
         return args.vae.epochs
     note = args.run / "rounds" / f"{number:03d}" / "vae.json"
     if not note.is_file():
@@ -211,7 +216,7 @@ def validate(args: Args, folder: Path, tracks: int) -> dict[str, Any]:
         for env, lanes in ((train_controller.REAL, args.workers), (train_controller.DREAM, tracks))
     )
     compared = closed_loop.report(real, dream, WorldModel.from_pretrained(model).config.reward, folder)
-    frames = sum(len(each.z) for each in real)
+    frames = sum(each.result.steps + 1 for each in real)
     return {**{key: compared[key] for key in ("real", "dream", "kinder_since", "alarms")}, "frames": frames}
 
 
@@ -249,8 +254,15 @@ def run_round(args: Args, number: int) -> dict[str, Any]:
 
 
 def keep_best(run: Path, log: str = "rounds.jsonl") -> dict[str, Any]:
-    """Copy world model and controller of the round that validated best to ``best`` and return its line of a log."""
-    best = max(read_log(run / log), key=lambda line: line["real"]["mean"])
+    """Copy world model and controller of the round that validated best to ``best`` and return its line of a log.
+
+    Raises:
+        FileNotFoundError: for a run that has not come so far.
+    """
+    lines = read_log(run / log)
+    if not lines:
+        raise FileNotFoundError(f"{run / log}: nothing there yet; let training.loop go on with this run first")
+    best = max(lines, key=lambda line: line["real"]["mean"])
     folder = run / "rounds" / f"{best['round']:03d}"
     WorldModel.load(folder / "world_model").save(run / "best" / "world_model")
     Controller.from_pretrained(folder / "controller").save(run / "best" / "controller")
@@ -269,7 +281,13 @@ def final(args: Args) -> dict[str, Any]:
 
 
 def main(args: Args) -> dict[str, Any]:
-    """Run all rounds that are not done, and return the line of the best finalist."""
+    """Run all rounds that are not done, and return the line of the best finalist.
+
+    Raises:
+        ValueError: for no rounds or no finalists.
+    """
+    if args.rounds < 1 or args.finalists < 1:
+        raise ValueError(f"a run needs a round and a finalist, got --rounds {args.rounds} --finalists {args.finalists}")
     write_json(args.run / "args.json", asdict(args))
     log = args.run / "rounds.jsonl"
     for number in range(len(read_log(log)), args.rounds):
@@ -280,7 +298,7 @@ def main(args: Args) -> dict[str, Any]:
         for sentence in line["alarms"]:
             tqdm.write(f"ALARM: {sentence}")
         keep_best(args.run)
-        draw_round(args.run, VALIDATION_SEEDS[0], args.max_steps)
+        draw_progress(args.run)
     best = final(args)
     draw_round(args.run, VALIDATION_SEEDS[0], args.max_steps, best["round"])
     if args.real_generations:
@@ -289,6 +307,7 @@ def main(args: Args) -> dict[str, Any]:
                 args.controller,
                 env=train_controller.REAL,
                 gradient=gradient.Args(),
+                sigma=train_controller.Args.sigma,
                 world_model=str(args.run / "best" / "world_model"),
                 out=args.run / "controller-real",
                 generations=args.real_generations,

@@ -204,7 +204,7 @@ def main(args: Args) -> dict[str, Any]:
     print(f"{'steps':>6} {'z error / copying':>18} {'tiles dreamt':>13} {'real':>6} {'road right':>11} {'copying':>8}")
     for line in compared["horizons"]:
         print(
-            f"{line['steps']:>6} {line['z_rmse'] / line['copy_rmse']:>18.2f} {line['tiles_dream']:>13.2f} "
+            f"{line['steps']:>6} {line['ratio'] or float('nan'):>18.2f} {line['tiles_dream']:>13.2f} "
             f"{line['tiles_real']:>6.2f} {line['road_agrees']:>11.0%} {line['road_copy_agrees']:>8.0%}"
         )
     print(f"{args.out / 'open_loop.png'}: all horizons")

@@ -273,6 +273,12 @@ def draw_drives(folder: Path, seed: int, steps: int, video: bool) -> None:
     dream.close()
 
 
+def draw_progress(run: Path) -> None:
+    """Draw the curves and the scores of a run so far."""
+    save_figure(curves(run), run / "curves.png")
+    save_figure(rounds(read_log(run / "rounds.jsonl")), run / "rounds.png")
+
+
 def draw_round(run: Path, seed: int, steps: int, best: int | None = None) -> None:
     """Draw the curves and scores of a run, and what is missing of its last and its best round; log a new video.
 
@@ -282,9 +288,8 @@ def draw_round(run: Path, seed: int, steps: int, best: int | None = None) -> Non
         steps: of a drive at most.
         best: number of the best round; by default the one with the greatest real mean.
     """
+    draw_progress(run)
     lines = read_log(run / "rounds.jsonl")
-    save_figure(curves(run), run / "curves.png")
-    save_figure(rounds(lines), run / "rounds.png")
     if best is None:
         best = max(lines, key=lambda line: line["real"]["mean"])["round"]
     for number in sorted({best, lines[-1]["round"]}):

@@ -4,7 +4,7 @@
     python -m training.train_controller --env LatentCarRacing-v0 --lanes 2 --generations 5
 
 The population's members are lanes of one vector env. All members of a generation meet the same starts and noise (common
-random numbers), so their scores differ by what they do. With --gradient.steps, gradients through short dreams move C
+random numbers), so their scores differ by what they do. With --gradient.steps, gradients through short dreams find C
 first (see training.gradient), and CMA-ES begins there.
 """
 
@@ -44,7 +44,8 @@ class Args:
     world_model: str = "car_racing"
     """bundled name or folder"""
     out: Path = Path("runs/default/controller")
-    """folder for the CMA-ES state, the log, the controller (its mean) and a population (samples of it)"""
+    """folder for the state of gradients and CMA-ES, the log, the controller (CMA-ES's mean) and a population: the
+    gradients' scouts, without them CMA-ES's samples"""
     generations: int = 100
     """in all; a folder evolved for fewer goes on"""
     population: int = 64
@@ -52,7 +53,7 @@ class Args:
     rollouts: int = 16
     """episodes of each member"""
     sigma: float = 0.1
-    """CMA-ES's first step size; C starts at zero"""
+    """CMA-ES's first step size; C starts at zero, or where the gradients lead"""
     diagonal: bool = False
     """separable CMA-ES: learns a variance for each weight, no covariances"""
     max_steps: int = 1000
@@ -74,7 +75,7 @@ class Args:
     track: bool = True
     """log to Weights & Biases (offline unless logged in); --no-track logs to log.jsonl alone"""
     gradient: gradient.Args = field(default_factory=gradient.Args)
-    """first moves of C, in the dream only"""
+    """first moves of C, in dreams that are sampled and start anywhere"""
 
 
 def evaluate(
@@ -99,24 +100,25 @@ def evaluate(
 def begin(args: Args, config: ControllerConfig) -> tuple[cma.CMAEvolutionStrategy, int]:
     """Return the evolution that is kept in ``args.out``, or a new one, and the generation at which it began.
 
-    With gradients, each call for more generations than before first moves the mean by gradients and begins a new
-    evolution there. What they found is kept, so that a call that was interrupted goes on with it.
+    With gradients, each call for more generations than before begins a new evolution where gradients lead from zero:
+    what C learned to exploit in an older dream is forgotten. What they found is kept, so that a call that was
+    interrupted goes on with it.
     """
     state, found = args.out / "cma.pkl", args.out / "gradient.npz"
-    mean, generation = np.zeros(config.parameters), 0
+    generation, mean = 0, np.zeros(config.parameters)
     if state.is_file():
         dumped, since = pickle.loads(state.read_bytes())
         evolution = pickle.loads(dumped)
-        mean, generation = evolution.result.xfavorite, since + evolution.countiter
+        generation = since + evolution.countiter
         if not args.gradient.steps or generation >= args.generations:
             return evolution, since
     if args.gradient.steps:
         if not found.is_file() or int(np.load(found)["until"]) < args.generations:
             model = WorldModel.from_pretrained(args.world_model, str(choose_device(args.device, args.tf32)))
-            seed = int(np.random.default_rng((args.seed, generation)).integers(2**62))
-            mean = gradient.ascend(model, mean, config, args.gradient, args.temperature, seed)
-            since, until = generation, args.generations
-            write_atomic(found, lambda file: np.savez(file, mean=mean, since=since, until=until))
+            rng, zero = np.random.default_rng((args.seed, generation)), np.zeros(config.parameters)
+            mean = gradient.ascend(model, zero, config, args.gradient, args.temperature, int(rng.integers(2**62)))
+            scouts, since, until = gradient.scout(model, config, args.gradient, rng), generation, args.generations
+            write_atomic(found, lambda file: np.savez(file, mean=mean, scouts=scouts, since=since, until=until))
         with np.load(found) as kept:
             if generation > int(kept["since"]):
                 return evolution, since
@@ -145,7 +147,9 @@ def main(args: Args) -> Path:
     config = ControllerConfig.for_spaces(envs.single_observation_space, envs.single_action_space)
 
     evolution, since = begin(args, config)
-    first = since + evolution.countiter
+    first, scouts = since + evolution.countiter, np.zeros(0)
+    if args.gradient.scouts:
+        scouts = np.load(args.out / "gradient.npz")["scouts"]
     with tqdm(total=args.generations, initial=first, desc=f"CMA-ES {args.env}", unit="generation") as bar:
         for generation in range(first, args.generations):
             rng = np.random.default_rng((args.seed, generation))
@@ -154,18 +158,19 @@ def main(args: Args) -> Path:
             scores = evaluate(envs, members, rng.choice(len(TRAINING_SEEDS), args.rollouts, replace=False), config)
             evolution.tell(list(members), list(-scores))
             training = {"env": args.env, "generation": generation + 1, "population_score": float(scores.mean())}
-            mean = Controller(evolution.result.xfavorite, replace(config, training=training))
+            how = {"gradient_steps": args.gradient.steps, "temperature": args.temperature} if args.env == DREAM else {}
+            mean = Controller(evolution.result.xfavorite, replace(config, training=training | how))
             mean.save(args.out / "controller")
-            Controller(members, mean.config).save(args.out / "population")
+            Controller(scouts if len(scouts) else members, mean.config).save(args.out / "population")
             line = {
                 **training,
                 "best": float(scores.max()),
                 "std": float(scores.std()),
                 "sigma": float(evolution.sigma),
             }
+            write_atomic(args.out / "cma.pkl", lambda file: pickle.dump((evolution.pickle_dumps(), since), file))
             append_log(args.out / "log.jsonl", line)
             track("controller" if args.env == DREAM else "controller-real", line)
-            write_atomic(args.out / "cma.pkl", lambda file: pickle.dump((evolution.pickle_dumps(), since), file))
             bar.set_postfix(mean=f"{scores.mean():.0f}", best=f"{scores.max():.0f}", sigma=f"{evolution.sigma:.3f}")
             bar.update()
     envs.close()

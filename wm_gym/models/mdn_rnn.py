@@ -41,8 +41,6 @@ class MDNRNN(nn.Module):
         self.mixture = nn.Linear(config.hidden_size, 3 * config.latent_size * config.mixtures)
         self.tiles = nn.Linear(config.hidden_size, 1)
         self.end = nn.Linear(config.hidden_size, 1)
-        # failures are rare: a head that begins at even odds still dreams of some after long training without any
-        nn.init.constant_(self.end.bias, -8.0)
 
     def initial_state(self, lanes: int) -> State:
         """Return h = c = 0 for each lane."""
