@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import tyro
 
 from training.checkpoints import read_log
 from training.files import write_atomic
-from training.loop import keep_best
+from training.loop import PRESETS, keep_best
 from wm_gym.artifact import PRETRAINED
 from wm_gym.models.controller import Controller
 from wm_gym.world_model import WorldModel
@@ -31,11 +32,35 @@ class Args:
     """folder of a run of training.loop"""
     name: str = "car_racing"
     """what users call it"""
+    note: str = ""
+    """what else the card should say of the run"""
     results: Path = Path("benchmarks/results")
     """folder of the benchmarks' JSON"""
 
 
-def card(name: str, training: dict[str, Any], results: Path) -> str:
+def command(settings: dict[str, Any]) -> str:
+    """Return the command that a run was last started with: its preset, and all settings that differ from it."""
+    preset = settings["preset"]
+    given, usual = (
+        dict(_leaves(each)) for each in (settings, json.loads(json.dumps(asdict(PRESETS[preset]), default=str)))
+    )
+    flags = [
+        f"--{name.replace('_', '-')} {value}"
+        for name, value in given.items()
+        if name in usual and value != usual[name] and name != "run"
+    ]
+    return " ".join([f"python -m training.loop --preset {preset}", *flags])
+
+
+def _leaves(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def card(name: str, training: dict[str, Any], results: Path, note: str = "") -> str:
     """Return the card's text."""
     episodes = ", ".join(f"{count} {label}" for label, count in training["episodes"].items())
     lines = [
@@ -47,6 +72,7 @@ def card(name: str, training: dict[str, Any], results: Path) -> str:
         f"- Data: {episodes} episodes on tracks {training['seeds'][0]} to {training['seeds'][1]}; "
         f"{training['real_frames']:,} real frames with the validation drives.",
         f"- Label: {training['label']}.",
+        *([f"- {note}"] if note else []),
     ]
     for path, describe in (
         ("score.json", _score_line),
@@ -102,7 +128,7 @@ def main(args: Args) -> Path:
     model = WorldModel.load(args.run / "best" / "world_model")
     training = {
         **model.config.training,
-        "command": f"python -m training.loop --preset {json.loads((args.run / 'args.json').read_text())['preset']}",
+        "command": command(json.loads((args.run / "args.json").read_text())),
         "round": best["round"],
         "label": "privileged" if model.config.training["episodes"].get("privileged") else "from scratch",
         "real_frames": best["collected_frames"] + sum(line["frames"] for line in rounds + finalists),
@@ -112,7 +138,7 @@ def main(args: Args) -> Path:
     model.config = replace(model.config, training=training)
     model.save(folder / "world_model")
     Controller.from_pretrained(args.run / "best" / "controller").save(folder / "controller")
-    text = card(args.name, training, args.results)
+    text = card(args.name, training, args.results, args.note)
     write_atomic(folder / "README.md", lambda file: file.write(text.encode()))
     for name in ("rounds.png", "curves.png"):
         shutil.copy(args.run / name, args.results / name)

@@ -138,7 +138,10 @@ PRESETS = {
 
 
 class Timer:
-    """Seconds spent in each stage of a round, kept in a file so that a resumed round knows of its finished stages."""
+    """Seconds spent in each stage of a round, kept in a file so that a resumed round knows of its finished stages.
+
+    What a stage had spent when it was killed is not counted.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -184,7 +184,7 @@ def strip(real: Frames, dream: Frames) -> Figure:
 
 PANELS = {
     "vae": {
-        "squared error of a frame": {"squared_error": "training"},
+        "weighted squared error": {"squared_error": "training"},
         "KL of a frame (nats)": {"kl": "training"},
     },
     "rnn": {
