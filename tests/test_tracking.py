@@ -35,7 +35,8 @@ def offline(monkeypatch):
 
 
 def offline_runs(folder):
-    """The folders of W&B's offline runs, oldest first."""
+    """The folders of W&B's offline runs, oldest first; its service has then written all that it was told."""
+    wandb.teardown()
     return sorted((folder / "wandb").glob("offline-run-*"), key=lambda path: path.stat().st_mtime)
 
 
