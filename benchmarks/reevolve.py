@@ -2,8 +2,8 @@
 
     python -m benchmarks.reevolve
 
-Gradients and CMA-ES in turn, as in the laptop preset of training.loop, until the time is over; no real drive chooses
-anything. Then the 100 test tracks of gymnasium's own CarRacing-v3.
+Gradients, as in the laptop preset of training.loop, then CMA-ES until the time is over; no real drive chooses anything.
+Then the 100 test tracks of gymnasium's own CarRacing-v3.
 """
 
 from __future__ import annotations
@@ -16,10 +16,14 @@ import tyro
 
 from benchmarks import score
 from benchmarks.report import RESULTS, TEST_SEEDS, write_report
-from training import train_controller
+from training import gradient, train_controller
 from training.loop import PRESETS
 from wm_gym.evaluate import summarize
 from wm_gym.world_model import WorldModel
+
+
+GENERATIONS = 5
+"""Of CMA-ES between two looks at the clock."""
 
 
 @dataclass
@@ -48,12 +52,14 @@ def main(args: Args) -> None:
     """
     if args.run.exists():
         raise FileExistsError(f"{args.run}: exists, but C must start at zero; choose another --run or remove it")
-    preset = PRESETS["laptop"]
-    settings = replace(preset.controller, world_model=args.world_model, out=args.run, seed=args.seed)
-    start, generations = time.monotonic(), 0
+    preset = PRESETS["laptop"].controller
+    settings = replace(preset, world_model=args.world_model, out=args.run, seed=args.seed, generations=1)
+    settings = replace(settings, gradient=replace(preset.gradient, scouts=0))
+    start, generations = time.monotonic(), 1
+    train_controller.main(settings)
     while time.monotonic() - start < 60 * args.minutes:
-        generations += preset.generations
-        train_controller.main(replace(settings, generations=generations))
+        generations += GENERATIONS
+        train_controller.main(replace(settings, generations=generations, gradient=gradient.Args()))
     minutes = (time.monotonic() - start) / 60
     scored = score.Args(policy=str(args.run / "controller"), world_model=args.world_model, workers=args.workers)
     real = score.drives(train_controller.REAL, args.workers, scored, fast=False)
