@@ -21,7 +21,6 @@ from training.loop import PRESETS
 from wm_gym.evaluate import summarize
 from wm_gym.world_model import WorldModel
 
-
 GENERATIONS = 5
 """Of CMA-ES between two looks at the clock."""
 

@@ -113,7 +113,7 @@ PRESETS = {
         rnn_epochs=8,
         validation_tracks=10,
         vae=train_vae.Args(epochs=4, batch=128),
-        rnn=train_rnn.Args(epochs=50, batch=32),
+        rnn=train_rnn.Args(epochs=120),
         controller=train_controller.Args(
             generations=3,
             sigma=0.03,
