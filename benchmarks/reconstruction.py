@@ -22,6 +22,7 @@ from tqdm import tqdm
 from benchmarks.report import RESULTS, write_report
 from training.loop import VALIDATION_SEEDS
 from training.pictures import reconstructions, save_figure
+from wm_gym.envs.fast_car_racing import FastCarRacing
 from wm_gym.frames import encoder_input
 from wm_gym.models.vae import kl_divergence, squared_error
 from wm_gym.policies import ActionBursts, ScriptedDriver
@@ -42,7 +43,7 @@ class Args:
 
 def record(version: str) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
     """Drive 100 frames from a random moment of each validation track; return them and whether road is under the car."""
-    env = gym.make("CarRacing-v3")
+    env: gym.Env = gym.wrappers.TimeLimit(FastCarRacing(), 1000)
     car_racing: Any = env.unwrapped
     driver = ActionBursts(ScriptedDriver(env), env.action_space, rate=0.01, length=30, seed=0)
     rng = np.random.default_rng(0)

@@ -140,8 +140,8 @@ def main(args: Args) -> Path:
     Controller.from_pretrained(args.run / "best" / "controller").save(folder / "controller")
     text = card(args.name, training, args.results, args.note)
     write_atomic(folder / "README.md", lambda file: file.write(text.encode()))
-    for name in ("rounds.png", "curves.png"):
-        shutil.copy(args.run / name, args.results / name)
+    for picture in ("rounds.png", "curves.png", f"rounds/{best['round']:03d}/strip.png"):
+        shutil.copy(args.run / picture, args.results)
     return folder
 
 
