@@ -1,6 +1,7 @@
 """Artifacts: what is saved is what is loaded, and whatever is wrong is one error that names the file."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -31,6 +32,15 @@ def test_a_world_model_comes_back_in_float16(world_model_folder):
             assert torch.equal(got[name], tensor.half().float())
     for name, array in vars(saved.starts).items():
         assert np.allclose(getattr(loaded.starts, name), array, rtol=1e-3, atol=1e-4)
+
+
+def test_files_are_as_readable_as_the_umask_allows(tmp_path):
+    mask = os.umask(0o022)
+    try:
+        make_world_model().save(tmp_path / "model")
+    finally:
+        os.umask(mask)
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "model").iterdir()} == {0o644}
 
 
 def test_saving_what_was_loaded_changes_no_byte(world_model_folder, tmp_path):
@@ -129,7 +139,7 @@ def test_a_write_that_breaks_off_leaves_the_old_artifact(folder, monkeypatch):
     def fail(*args, **kwargs):
         raise OSError("disk full")
 
-    monkeypatch.setattr("wm_gym.artifact.save_file", fail)
+    monkeypatch.setattr("wm_gym.artifact.save", fail)
     with pytest.raises(OSError, match="disk full"):
         make_world_model(latent="mean").save(folder)
     assert WorldModel.load(folder).config.latent == "sample"

@@ -11,7 +11,7 @@ from uuid import uuid4
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 FORMAT_VERSION = 1
 """Version of the folder's format that this package writes; it reads this one and older."""
@@ -137,7 +137,8 @@ def write_folder(folder: Path, kind: str, config: Mapping[str, Any], files: Mapp
     temporary = folder.with_name(f".{folder.name}.{uuid4().hex}.tmp")
     temporary.mkdir()
     for name, arrays in files.items():
-        save_file({key: np.ascontiguousarray(array) for key, array in arrays.items()}, temporary / name)
+        # safetensors' own save_file would make files that nobody but their owner can read
+        (temporary / name).write_bytes(save({key: np.ascontiguousarray(array) for key, array in arrays.items()}))
     description = {"kind": kind, "format_version": FORMAT_VERSION, **config}
     (temporary / "config.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
     replaced = folder.with_name(f".{folder.name}.{uuid4().hex}.old")
