@@ -94,6 +94,13 @@ def test_a_run_killed_at_any_moment_goes_on_where_it_stopped(tmp_path):
     assert (run / "rounds.jsonl").read_bytes().startswith(rounds_before)
     assert rounds[-1]["collected_frames"] == sum(len(episode.actions) + 1 for episode in episodes)
 
+    # what the instruments and the pictures say of them
+    assert {path.name for path in run.glob("*.png")} == {"curves.png", "rounds.png"}
+    for folder in sorted((run / "rounds").iterdir()):
+        assert {"closed_loop.json", "closed_loop.png", "open_loop.json", "seconds.json"} <= set(os.listdir(folder))
+    assert len(read_log(run / "finalists.jsonl")) == SMOKE.finalists
+    assert len(list(run.glob("rounds/*/drive.mp4"))) == 1
+
     # the best round's world model and controller load
     best = max(rounds, key=lambda line: line["real"]["mean"])["round"]
     model = WorldModel.load(run / "best" / "world_model")

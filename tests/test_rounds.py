@@ -1,0 +1,91 @@
+"""What the loop decides between its stages: more of V, which round is the best, and what a bundle says of a run."""
+
+import json
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+from conftest import make_world_model
+
+from training import bundle, loop, train_vae
+from training.checkpoints import append_log, read_log
+from training.files import write_json
+from wm_gym.models.controller import Controller
+
+SMOKE = loop.PRESETS["smoke"]
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run of three rounds whose controllers tell who they are by their first parameter."""
+    for number, mean in enumerate((100.0, 300.0, 200.0)):
+        folder = tmp_path / "rounds" / f"{number:03d}"
+        make_world_model().save(folder / "world_model")
+        Controller(np.full(867, number)).save(folder / "controller")
+        append_log(tmp_path / "rounds.jsonl", {"round": number, "real": {"mean": mean}})
+    return tmp_path
+
+
+def best(run):
+    return Controller.from_pretrained(run / "best" / "controller").parameters[0]
+
+
+def test_v_is_continued_where_frames_are_foreign_to_it_and_the_decision_is_kept(tmp_path, monkeypatch):
+    args = replace(SMOKE, run=tmp_path, vae_epochs=2, vae_tolerance=3.0)
+    args.vae = replace(args.vae, epochs=4, decoder_epochs=1)
+    known = {1: 2.9, 2: 3.1, 3: 1.0, 4: 9.0}
+    asked = []
+
+    def novelty(*_):
+        asked.append(len(asked) + 1)
+        return known[asked[-1]]
+
+    monkeypatch.setattr(train_vae, "novelty", novelty)
+    assert [loop.vae_epochs(args, number) for number in range(5)] == [4, 4, 7, 7, 10]
+    assert [loop.vae_epochs(args, number) for number in range(5)] == [4, 4, 7, 7, 10]  # as after a kill
+    assert asked == [1, 2, 3, 4]
+    assert loop.vae_epochs(replace(args, own_episodes=0), 3) == 4
+
+
+def test_the_best_rounds_drive_all_validation_tracks_and_the_best_of_them_is_kept(run, monkeypatch):
+    driven = []
+
+    def validate(args, folder, tracks):
+        driven.append((folder.name, tracks))
+        return {"real": {"mean": {"001": 240.0, "002": 260.0}[folder.name]}}
+
+    monkeypatch.setattr(loop, "validate", validate)
+    args = replace(SMOKE, run=run, finalists=2)
+    assert loop.keep_best(run)["round"] == 1
+    assert best(run) == 1
+    for _ in range(2):  # the second time nothing is driven again
+        assert loop.final(args)["round"] == 2
+        assert driven == [("001", 100), ("002", 100)]
+        assert best(run) == 2
+    assert [line["round"] for line in read_log(run / "finalists.jsonl")] == [1, 2]
+
+
+def test_a_run_that_is_not_over_has_no_best_finalist(run):
+    with pytest.raises(FileNotFoundError, match=r"finalists\.jsonl.*training\.loop"):
+        bundle.main(bundle.Args(run=run))
+
+
+@pytest.mark.parametrize("changed", [{"rounds": 0}, {"finalists": 0}])
+def test_a_run_needs_a_round_and_a_finalist(changed, tmp_path):
+    with pytest.raises(ValueError, match=r"--rounds . --finalists ."):
+        loop.main(replace(SMOKE, run=tmp_path, **changed))
+
+
+def test_seconds_of_finished_stages_outlive_a_kill(tmp_path):
+    with loop.Timer(tmp_path / "seconds.json")("vae"):
+        pass
+    with pytest.raises(KeyboardInterrupt), loop.Timer(tmp_path / "seconds.json")("rnn"):
+        raise KeyboardInterrupt
+    assert loop.Timer(tmp_path / "seconds.json").seconds.keys() == {"vae"}
+
+
+def test_a_card_names_the_settings_that_differ_from_the_preset(tmp_path):
+    settings = replace(SMOKE, run=tmp_path, rounds=7, rnn=replace(SMOKE.rnn, learning_rate=0.5))
+    write_json(tmp_path / "args.json", asdict(settings))
+    said = bundle.command(json.loads((tmp_path / "args.json").read_text()))
+    assert said == "python -m training.loop --preset smoke --rounds 7 --rnn.learning-rate 0.5"
