@@ -70,25 +70,40 @@ class ScriptedDriver:
         grip: lateral acceleration that it trusts in a bend, in metres per second squared.
         braking: deceleration that it trusts before a bend, in metres per second squared.
         offset: how far it keeps to the right of the road's middle, in metres; the road is 13.3 m wide.
+        bend_gas: most gas that it gives while it steers hard.
+        tremor: standard deviation of the noise on its steering and gas.
+        seed: of that noise.
 
     Raises:
         TypeError: for an env that has no track and car.
     """
 
     def __init__(
-        self, env: gym.Env, top_speed: float = 70.0, grip: float = 120.0, braking: float = 40.0, offset: float = 0.0
+        self,
+        env: gym.Env,
+        top_speed: float = 70.0,
+        grip: float = 120.0,
+        braking: float = 40.0,
+        offset: float = 0.0,
+        bend_gas: float = 0.3,
+        tremor: float = 0.0,
+        seed: int | np.random.Generator | None = None,
     ) -> None:
         self.env: Any = env.unwrapped
         self.observation_space = env.observation_space
         if not hasattr(self.env, "car"):
             raise TypeError(f"a scripted driver needs CarRacing's track and car, got {self.env}")
         self.top_speed, self.grip, self.braking, self.offset = top_speed, grip, braking, offset
+        self.bend_gas, self.tremor, self.rng = bend_gas, tremor, np.random.default_rng(seed)
 
     @classmethod
     def varied(cls, env: gym.Env, seed: int | None) -> ScriptedDriver:
-        """Return one of many drivers: slow and fast, careful and reckless, left and right of the middle."""
+        """Return one of many drivers: slow and far too fast, careful and reckless, calm and with trembling hands."""
         rng = np.random.default_rng(seed)
-        return cls(env, rng.uniform(15, 90), rng.uniform(40, 180), rng.uniform(20, 60), rng.uniform(-5, 5))
+        top_speed, grip, braking = rng.uniform(30, 120), rng.uniform(60, 240), rng.uniform(20, 80)
+        return cls(
+            env, top_speed, grip, braking, rng.uniform(-5, 5), rng.uniform(0.1, 1), rng.uniform(0, 0.6), rng.spawn(1)[0]
+        )
 
     def predict(
         self,
@@ -118,9 +133,10 @@ class ScriptedDriver:
         allowed = np.sqrt(self.grip / np.maximum(curvature, 1e-3) + 2 * self.braking * distance).min()
         missing = min(self.top_speed, float(allowed)) - speed
 
-        gas = np.clip(0.2 * missing, 0, 0.3 if abs(angle) > 0.3 else 1)
+        gas = np.clip(0.2 * missing, 0, self.bend_gas if abs(angle) > 0.3 else 1)
         brake = np.clip(-0.05 * missing, 0, 0.8)
-        action = np.array([np.clip(-angle, -1, 1), gas, brake], dtype=np.float32)
+        steering, gas = self.tremor * self.rng.standard_normal(2) + (-angle, gas)
+        action = np.clip((steering, gas, brake), (-1, 0, 0), 1).astype(np.float32)
         return np.broadcast_to(action, (*lanes_of(observation, self.observation_space), 3)).copy(), state
 
 
