@@ -16,7 +16,7 @@ import tyro
 
 from benchmarks import score
 from benchmarks.report import RESULTS, TEST_SEEDS, write_report
-from training import gradient, train_controller
+from training import train_controller
 from training.loop import PRESETS
 from wm_gym.evaluate import summarize
 from wm_gym.world_model import WorldModel
@@ -33,6 +33,8 @@ class Args:
     """bundled name or folder"""
     minutes: float = 15.0
     """time to evolve"""
+    temperature: float = 2.2
+    """τ of the dreams that C evolves in"""
     seed: int = 1
     """of starts and noise"""
     run: Path = Path("runs/reevolve")
@@ -52,13 +54,11 @@ def main(args: Args) -> None:
     if args.run.exists():
         raise FileExistsError(f"{args.run}: exists, but C must start at zero; choose another --run or remove it")
     preset = PRESETS["laptop"].controller
-    settings = replace(preset, world_model=args.world_model, out=args.run, seed=args.seed, generations=1)
-    settings = replace(settings, gradient=replace(preset.gradient, scouts=0))
-    start, generations = time.monotonic(), 1
-    train_controller.main(settings)
+    settings = replace(preset, world_model=args.world_model, out=args.run, seed=args.seed, temperature=args.temperature)
+    start, generations = time.monotonic(), 0
     while time.monotonic() - start < 60 * args.minutes:
         generations += GENERATIONS
-        train_controller.main(replace(settings, generations=generations, gradient=gradient.Args()))
+        train_controller.main(replace(settings, generations=generations))
     minutes = (time.monotonic() - start) / 60
     scored = score.Args(policy=str(args.run / "controller"), world_model=args.world_model, workers=args.workers)
     real = score.drives(train_controller.REAL, args.workers, scored, fast=False)

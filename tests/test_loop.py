@@ -23,11 +23,11 @@ SMOKE = PRESETS["smoke"]
 MOMENTS = {
     "collecting, some drives unfinished": lambda run: len(episode_files(run / "rollouts")) > SMOKE.random_episodes,
     "training V, one epoch of two": lambda run: (run / "vae" / "checkpoint.pt").is_file(),
-    "in the second round": lambda run: len(episode_files(run / "rollouts")) > first_round_episodes(),
+    "in the first round's drives": lambda run: len(episode_files(run / "rollouts")) > first_drives(),
 }
 
 
-def first_round_episodes():
+def first_drives():
     return SMOKE.random_episodes + SMOKE.scripted_episodes
 
 
@@ -82,8 +82,9 @@ def test_a_run_killed_at_any_moment_goes_on_where_it_stopped(tmp_path):
     # the rollouts: all that was finished before a kill is as it was, and nothing is missing
     assert kept.items() <= finished_episodes(run).items()
     episodes = [Episode.load(path) for path in episode_files(run / "rollouts")]
-    assert [episode.seed for episode in episodes] == list(range(first_round_episodes() + SMOKE.own_episodes))
-    labels = ["random"] * SMOKE.random_episodes + ["privileged"] * SMOKE.scripted_episodes + ["own"] * 2
+    labels = ["random"] * SMOKE.random_episodes + ["privileged"] * SMOKE.scripted_episodes
+    labels += ["own"] * SMOKE.rounds * SMOKE.own_episodes
+    assert [episode.seed for episode in episodes] == list(range(len(labels)))
     assert [episode.driver.label for episode in episodes] == labels
     for episode in episodes:
         assert len(open_frames(run / "rollouts", episode.seed, SMOKE.vae.frames)) == len(episode.actions) + 1
@@ -110,12 +111,27 @@ def test_a_run_killed_at_any_moment_goes_on_where_it_stopped(tmp_path):
     assert controller.config.observation_size == model.config.observation_size
     assert np.array_equal(controller.parameters, same.parameters)
 
+    # each round's candidates drove in turn, and the best of them is the round's controller
+    for number, line in enumerate(rounds):
+        folder, own = run / "rounds" / f"{number:03d}", episodes[first_drives() :][number * SMOKE.own_episodes :]
+        own = own[: SMOKE.own_episodes]
+        assert [episode.driver.member for episode in own] == [episode.seed % SMOKE.candidates for episode in own]
+        for member, candidate in enumerate(line["candidates"]):
+            scores = [episode.rewards.sum() for episode in own if episode.driver.member == member]
+            assert len(scores) == candidate["drives"] > 0
+            np.testing.assert_allclose(np.mean(scores), candidate["mean"])
+        chosen = max(range(SMOKE.candidates), key=lambda member: line["candidates"][member]["mean"])
+        for name, member in (("controller", chosen), ("population", slice(None))):
+            kept_controller = Controller.from_pretrained(folder / name)
+            found = [Controller.from_pretrained(path) for path in sorted(folder.glob("candidates/*/controller"))]
+            expected = np.stack([each.parameters for each in found])[member]
+            assert np.array_equal(kept_controller.parameters, expected)
+        assert len(np.unique(expected, axis=0)) == SMOKE.candidates
+
     # controllers evolved in the dream and on the real env, each generation once
-    dream_generations = SMOKE.controller.generations + (SMOKE.rounds - 1) * SMOKE.generations
-    for folder, env, generations in (
-        ("controller", DREAM, dream_generations),
-        ("controller-real", REAL, SMOKE.real_generations),
-    ):
-        lines = read_log(run / folder / "log.jsonl")
+    evolved = [(folder, DREAM, SMOKE.controller.generations) for folder in sorted(run.glob("rounds/*/candidates/*"))]
+    assert len(evolved) == SMOKE.rounds * SMOKE.candidates
+    for folder, env, generations in (*evolved, (run / "controller-real", REAL, SMOKE.real_generations)):
+        lines = read_log(folder / "log.jsonl")
         assert [(line["env"], line["generation"]) for line in lines] == [(env, g + 1) for g in range(generations)]
-        assert Controller.from_pretrained(run / folder / "controller").config.training["env"] == env
+        assert Controller.from_pretrained(folder / "controller").config.training["env"] == env

@@ -11,7 +11,7 @@ from moviepy import VideoFileClip
 
 from training import pictures
 from training.checkpoints import append_log, read_log
-from training.files import write_atomic
+from training.files import write_atomic, write_json
 from wm_gym.envs.rendering import enlarge
 from wm_gym.frames import encoder_input
 from wm_gym.models.controller import Controller, ControllerConfig
@@ -82,6 +82,33 @@ def test_a_strip_shows_the_real_frames_above_the_dream_given_the_same_actions(en
     assert [axis.get_xlabel() for axis in bottom[:3]] == ["0.00 s", "0.12 s", "0.24 s"]
 
 
+def test_a_gap_shows_a_failing_drive_above_what_the_same_controller_dreams_from_there(envs, controller):
+    real, dream = envs(150)
+    on_track, dreamt, earned, paid = pictures.gap(real, dream, controller, SEED)
+
+    def drive(env, observation, steps):
+        rewards = []
+        for _ in range(steps):
+            observation, reward, terminated, truncated, _ = env.step(controller.predict(observation)[0])
+            rewards.append(reward)
+            if terminated or truncated:
+                break
+        return observation, rewards
+
+    total = np.cumsum(drive(real, real.reset(seed=SEED)[0], 150)[1])
+    start = max(int(total.argmax()) + 1 - pictures.GAP_BEFORE, 0)
+    observation, _ = drive(real, real.reset(seed=SEED)[0], start)
+    np.testing.assert_array_equal(on_track[0], pictures.picture(real))
+    state = real.get_wrapper_attr("get_state")()
+    _, rewards = drive(real, observation, len(on_track) - 1)
+    assert earned == pytest.approx(sum(rewards))
+    np.testing.assert_array_equal(on_track[-1], pictures.picture(real))
+    _, rewards = drive(dream, dream.reset(seed=0, options={"state": state})[0], len(on_track) - 1)
+    assert paid == pytest.approx(sum(rewards))
+    assert len(dreamt) == len(rewards) + 1
+    np.testing.assert_array_equal(dreamt[-1], pictures.picture(dream))
+
+
 def test_a_strip_of_a_short_drive_starts_with_it_and_ends_with_it(envs, controller):
     real, dream = envs(20)
     stretch = pictures.branch(real, dream, controller, SEED)
@@ -101,6 +128,9 @@ def test_reconstructions_show_frames_above_what_z_keeps_of_them(world_model_fold
     np.testing.assert_allclose(shown(axes[10:]), expected, atol=1e-6)
 
 
+LOGS = {"vae": "vae/log.jsonl", "rnn": "rnn/log.jsonl", "controller": "rounds/000/candidates/0/log.jsonl"}
+
+
 def write_logs(run):
     """Logs of V, M and C of different lengths."""
     rng = np.random.default_rng(0)
@@ -111,7 +141,7 @@ def write_logs(run):
     }
     for length, (stage, (counted, *names)) in enumerate(keys.items(), start=3):
         for step in range(1, length + 1):
-            append_log(run / stage / "log.jsonl", {counted: step, **{name: rng.uniform() for name in names}})
+            append_log(run / LOGS[stage], {counted: step, **{name: rng.uniform() for name in names}})
 
 
 def test_curves_are_those_of_the_logs(tmp_path):
@@ -119,8 +149,8 @@ def test_curves_are_those_of_the_logs(tmp_path):
     panels = iter(pictures.curves(tmp_path).axes)
     drawn = {"vae": ["squared_error", "kl"], "rnn": ["z", "tiles", "end"], "controller": ["score", "sigma"]}
     for stage, names in drawn.items():
-        lines = read_log(tmp_path / stage / "log.jsonl")
-        counted = "generation" if stage == "controller" else "epoch"
+        lines = read_log(tmp_path / LOGS[stage])
+        counted = "generation of the rounds' candidates" if stage == "controller" else "epoch"
         for name in names:
             axes = next(panels)
             keys = {"score": ["best", "population_score"]}.get(name, [name])
@@ -129,7 +159,7 @@ def test_curves_are_those_of_the_logs(tmp_path):
             assert axes.get_ylabel()
             assert len(axes.lines) == len(keys)
             for curve, key in zip(axes.lines, keys, strict=True):
-                np.testing.assert_array_equal(curve.get_xdata(), [line[counted] for line in lines])
+                np.testing.assert_array_equal(curve.get_xdata(), np.arange(len(lines)) + 1)
                 np.testing.assert_array_equal(curve.get_ydata(), [line[key] for line in lines])
     assert next(panels, None) is None
 
@@ -202,11 +232,12 @@ def test_a_round_is_drawn_once_and_the_video_of_the_best_is_tracked(
     def finish(number, score):
         model.save(rounds / f"{number:03d}" / "world_model")
         controller.save(rounds / f"{number:03d}" / "controller")
+        write_json(rounds / f"{number:03d}" / "closed_loop.json", {"worst_track": SEED + 1})
         append_log(tmp_path / "rounds.jsonl", round_line(number, score, 0.0))
         pictures.draw_round(tmp_path, SEED, 15)
 
     finish(0, 100.0)
-    best = [rounds / "000" / name for name in ("drive.mp4", "reconstructions.png", "strip.png")]
+    best = [rounds / "000" / name for name in ("drive.mp4", "reconstructions.png", "gap.png", "strip.png")]
     tracked.assert_called_once_with("loop", best[0])
     for path in [*best[1:], tmp_path / "curves.png", tmp_path / "rounds.png"]:
         image = plt.imread(path)

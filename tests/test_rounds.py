@@ -44,7 +44,6 @@ def test_v_is_continued_where_frames_are_foreign_to_it_and_the_decision_is_kept(
     assert [loop.vae_epochs(args, number) for number in range(5)] == [4, 4, 7, 7, 10]
     assert [loop.vae_epochs(args, number) for number in range(5)] == [4, 4, 7, 7, 10]  # as after a kill
     assert asked == [1, 2, 3, 4]
-    assert loop.vae_epochs(replace(args, own_episodes=0), 3) == 4
 
 
 def test_the_best_rounds_drive_all_validation_tracks_and_the_best_of_them_is_kept(run, monkeypatch):
@@ -68,6 +67,12 @@ def test_the_best_rounds_drive_all_validation_tracks_and_the_best_of_them_is_kep
 def test_a_run_that_is_not_over_has_no_best_finalist(run):
     with pytest.raises(FileNotFoundError, match=r"finalists\.jsonl.*training\.loop"):
         bundle.main(bundle.Args(run=run))
+
+
+@pytest.mark.parametrize("changed", [{"rounds": 26}, {"candidates": 0}, {"candidates": 5, "own_episodes": 4}])
+def test_a_run_chooses_among_few_candidates_that_drive(changed, tmp_path):
+    with pytest.raises(ValueError, match=r"at most 50 candidates.*--rounds \d+ --candidates . --own-episodes 4"):
+        loop.main(replace(SMOKE, run=tmp_path, **changed))
 
 
 @pytest.mark.parametrize("changed", [{"rounds": 0}, {"finalists": 0}])

@@ -198,7 +198,8 @@ def compare(real: Sequence[Drive], dream: Sequence[Drive]) -> dict[str, Any]:
     Returns:
         JSON-able: scores; `spread` of the latents and of their changes over `CHANGE` steps (None where no drive lasts
         so long); pay per step by time; and "kinder_since": the first step from which on dreams pay more than
-        reality by two standard errors of the difference, in two successive bins (one alone may be chance); else None.
+        reality by two standard errors of the difference, in two successive bins (one alone may be chance); else None;
+        and the "worst_track", the seed of the worst real drive.
     """
     changes = [
         [each.z[CHANGE:] - each.z[:-CHANGE] for each in drives if len(each.z) > CHANGE] for drives in (real, dream)
@@ -215,6 +216,7 @@ def compare(real: Sequence[Drive], dream: Sequence[Drive]) -> dict[str, Any]:
         "changes": spread(*map(np.concatenate, changes)) if all(changes) else None,
         "pay": [{"step": i * BIN, "real": _mean(r), "dream": _mean(d)} for i, (r, d) in enumerate(bins)],
         "kinder_since": since[0] if since else None,
+        "worst_track": min(real, key=lambda each: each.result.score).result.seed,
     }
 
 

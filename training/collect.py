@@ -150,12 +150,12 @@ def new_drives(args: Args) -> list[Drive]:
         Drive(
             args.out,
             seed,
-            replace(driver, member=i % args.members if args.members else None),
+            replace(driver, member=seed % args.members if args.members else None),
             args.max_steps,
             args.patience,
             args.frames,
         )
-        for i, seed in enumerate(seeds)
+        for seed in seeds
     ]
 
 

@@ -3,14 +3,11 @@
 A dream is differentiable: z is reparameterised (mu + σ · noise of the chosen component), the pay is an expectation,
 and the end is a probability. A few hundred walkers dream on and on; at each step of the ascent they look ahead, and
 the gradient of what they earn flows back through memory and latents into C's weights.
-
-Scouts are controllers that exploit the same dream in other ways. They are for driving the real car: a dream that has
-learned from the drives of many can be fooled by few.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -29,9 +26,7 @@ class Args:
     """How to ascend."""
 
     steps: int = 0
-    """of Adam, from zero, each time that CMA-ES starts or goes on with more generations; 0 for CMA-ES alone"""
-    scouts: int = 0
-    """further controllers that are found in the same way, in dreams from cool (τ = 1) to hot (τ = 4)"""
+    """of Adam, from zero, before CMA-ES starts; 0 for CMA-ES alone"""
     walkers: int = 128
     """dreams at a time"""
     acting: int = 60
@@ -44,6 +39,8 @@ class Args:
     """of Adam, with a cosine to 5 %"""
     saturation: float = 0.05
     """price of an action's squared excess over 1.5 before its tanh: a saturated action has no gradient"""
+    jerk: float = 0.0
+    """price of the squared change from one action to the next: a dream has seen few drives that tremble"""
 
 
 class LinearPolicy:
@@ -111,7 +108,7 @@ def ascend(
             state = put(state, new, select(start_state, picked))
 
             alive, paid = torch.ones(n, device=device), torch.zeros(n, device=device)
-            excess = torch.zeros((), device=device)
+            price, previous = torch.zeros((), device=device), None
             dreamt, memorised, count = z, state, tiles
             for t in range(args.acting + args.coasting):
                 rows = policy.rows if t < args.acting else policy.rows.detach()
@@ -126,7 +123,10 @@ def ascend(
                 count = count + prediction.tiles.detach()
                 alive = alive * (1 - failing) * (count < reward.lap_tiles)  # the lap pays once
                 if t < args.acting:
-                    excess = excess + (inside.abs() - 1.5).clamp_min(0).square().mean()
+                    price = price + args.saturation * (inside.abs() - 1.5).clamp_min(0).square().mean()
+                    if previous is not None:
+                        price = price + args.jerk * (action - previous).square().sum(1).mean()
+                    previous = action
                 if t == args.acting - 1:  # where the walkers are when the next look ahead begins
                     z, state = dreamt.detach(), tuple(part.detach() for part in memorised)
                     tiles, survival = count, alive.detach()
@@ -134,7 +134,7 @@ def ascend(
             for group in optimizer.param_groups:
                 group["lr"] = args.learning_rate * cosine(step / args.steps)
             optimizer.zero_grad()
-            (args.saturation * excess / args.acting - paid.mean() / ahead).backward()
+            (price / args.acting - paid.mean() / ahead).backward()
             norm = torch.nn.utils.clip_grad_norm_([policy.rows], 1.0)
             if not norm.isfinite():
                 raise FloatingPointError(
@@ -147,16 +147,3 @@ def ascend(
             age[over.cpu()] = 0
             bar.set_postfix(pay=f"{paid.mean().item() / ahead:.2f}")
     return policy.rows.detach().cpu().double().numpy().ravel()
-
-
-def scout(model: WorldModel, config: ControllerConfig, args: Args, rng: np.random.Generator) -> npt.NDArray[np.float64]:
-    """Return ``args.scouts`` controllers ``(M, P)``, each found in a hotter dream than the one before.
-
-    They need not be as good as C: half the walkers will do.
-    """
-    zero, args = np.zeros(config.parameters), replace(args, walkers=-(-args.walkers // 2))
-    found = [
-        ascend(model, zero, config, args, temperature, int(rng.integers(2**62)))
-        for temperature in np.geomspace(1.0, 4.0, args.scouts)
-    ]
-    return np.array(found).reshape(args.scouts, config.parameters)

@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tyro
 from tqdm import tqdm
 
@@ -32,6 +33,9 @@ from training.rollouts import Episode, episode_files
 from training.tracking import track, tracking
 from wm_gym.models.controller import Controller
 from wm_gym.world_model import WorldModel
+
+MOST_CANDIDATES = 50
+"""Controllers of a run that real drives may choose among: more, and the real env would train the controller."""
 
 
 @dataclass
@@ -50,10 +54,16 @@ class Args:
     """length of these drives"""
     scripted_episodes: int = 70
     """first data: drives of scripted, privileged drivers with bursts of random actions; 0 trains from scratch"""
-    own_episodes: int = 24
-    """drives a round after the first: half by the controller, half by members of the last population or scouts"""
+    candidates: int = 4
+    """controllers that each round finds, in dreams from cool to hot; they drive the real car, and the best goes on"""
+    coolest: float = 1.4
+    """τ of the first candidate's dreams"""
+    hottest: float = 3.2
+    """τ of the last candidate's dreams; those between are spaced evenly on a logarithmic scale"""
+    own_episodes: int = 32
+    """real drives of a round's candidates in turn, for the choice between them and for the next round's data"""
     own_patience: int = 150
-    """an own drive is over after so many steps without a new tile"""
+    """an own drive, or one of varied drivers, is over after so many steps without a new tile"""
     own_burst_rate: float = 0.01
     """probability a step that a burst of one random action disturbs an own drive"""
     vae_epochs: int = 1
@@ -62,8 +72,8 @@ class Args:
     """V knows frames that it reconstructs with at most so many times the error of all frames before them"""
     rnn_epochs: int = 10
     """more epochs of M in each round after the first (rnn.epochs is the first round's)"""
-    generations: int = 20
-    """more generations of C in each round after the first (controller.generations is the first round's)"""
+    rnn_learning_rate: float = 2e-3
+    """of these epochs (rnn.learning_rate is the first round's)"""
     real_generations: int = 0
     """evolve a controller on the real env too, for so many generations, after the last round"""
     validation_tracks: int = 20
@@ -93,9 +103,9 @@ PRESETS = {
         random_episodes=3,
         random_steps=80,
         scripted_episodes=5,
-        own_episodes=2,
+        candidates=2,
+        own_episodes=4,
         rnn_epochs=1,
-        generations=1,
         real_generations=1,
         validation_tracks=2,
         finalists=1,
@@ -103,29 +113,38 @@ PRESETS = {
         vae=train_vae.Args(epochs=2, batch=64),
         rnn=train_rnn.Args(epochs=3, held_out=4),
         controller=train_controller.Args(
-            generations=2, population=6, rollouts=2, max_steps=50, gradient=gradient.Args(steps=2, scouts=2, walkers=4)
+            generations=2, population=6, rollouts=2, max_steps=50, gradient=gradient.Args(steps=2, walkers=4)
         ),
     ),
     "laptop": Args(
-        rounds=8,
-        own_episodes=32,
-        generations=3,
+        rounds=16,
+        candidates=2,
+        coolest=1.5,
+        hottest=3.0,
+        own_episodes=24,
+        own_patience=100,
+        random_episodes=10,
+        random_steps=300,
+        scripted_episodes=130,
         rnn_epochs=8,
+        rnn_learning_rate=1e-3,
         validation_tracks=10,
-        vae=train_vae.Args(epochs=4, batch=128),
+        finalists=3,
+        vae=train_vae.Args(epochs=4, batch=128, error_weight=3.0),
         rnn=train_rnn.Args(epochs=120),
         controller=train_controller.Args(
-            generations=3,
+            generations=2,
             sigma=0.03,
             max_steps=400,
-            temperature=2.2,
             starts="any",
-            gradient=gradient.Args(steps=60, scouts=4),
+            gradient=gradient.Args(steps=60),
         ),
     ),
     "paper": Args(
         preset="paper",
         rounds=1,
+        candidates=1,
+        coolest=1.15,
         random_episodes=10_000,
         random_steps=1000,
         scripted_episodes=0,
@@ -160,48 +179,80 @@ def first_drives(args: Args) -> list[collect.Args]:
     """Return what to collect before there is a controller."""
     common = collect.Args(out=args.run / "rollouts", workers=args.workers, frames=args.vae.frames)
     random = args.random_episodes
-    scripted = random + args.scripted_episodes // 2
+    scripted = random + args.scripted_episodes // 3
     return [
         replace(common, episodes=random, burst_rate=1.0, burst_length=40, max_steps=args.random_steps),
-        replace(common, episodes=scripted, policy="scripted", burst_rate=0.02, max_steps=args.max_steps),
+        replace(common, episodes=scripted, policy="scripted", burst_rate=0.01, max_steps=args.max_steps),
         replace(
             common,
             episodes=random + args.scripted_episodes,
             policy="scripted-varied",
-            burst_rate=0.05,
-            burst_length=40,
+            burst_rate=0.01,
             max_steps=args.max_steps,
+            patience=args.own_patience,
         ),
     ]
 
 
-def own_drives(args: Args, number: int) -> list[collect.Args]:
-    """Return what to collect with the controller of the round before ``number``."""
-    before = args.run / "rounds" / f"{number - 1:03d}"
-    total = args.random_episodes + args.scripted_episodes + (number - 1) * args.own_episodes
-    common = collect.Args(
+def own_seeds(args: Args, number: int) -> range:
+    """Return the tracks that the candidates of round ``number`` drive."""
+    first = args.random_episodes + args.scripted_episodes + number * args.own_episodes
+    return range(first, first + args.own_episodes)
+
+
+def own_drives(args: Args, number: int) -> collect.Args:
+    """Return what the candidates of round ``number`` are to drive, in turn."""
+    folder = args.run / "rounds" / f"{number:03d}"
+    return collect.Args(
         out=args.run / "rollouts",
-        world_model=before / "world_model",
+        episodes=own_seeds(args, number).stop,
+        policy=str(folder / "population"),
+        members=args.candidates,
+        world_model=folder / "world_model",
         burst_rate=args.own_burst_rate,
         max_steps=args.max_steps,
         patience=args.own_patience,
         workers=args.workers,
         frames=args.vae.frames,
     )
-    return [
-        replace(common, episodes=total + args.own_episodes // 2, policy=str(before / "controller")),
-        replace(
-            common,
-            episodes=total + args.own_episodes,
-            policy=str(before / "population"),
-            members=args.controller.gradient.scouts or args.own_episodes - args.own_episodes // 2,
-        ),
+
+
+def temperatures(args: Args) -> list[float]:
+    """Return τ of each candidate's dreams."""
+    return np.geomspace(args.coolest, args.hottest, args.candidates).round(3).tolist()
+
+
+def find_candidates(args: Args, number: int) -> None:
+    """Evolve a round's candidates in its dream, and put them into one population."""
+    folder = args.run / "rounds" / f"{number:03d}"
+    found = []
+    for i, temperature in enumerate(temperatures(args)):
+        out, seed = folder / "candidates" / str(i), args.controller.seed + number * args.candidates + i
+        how: dict[str, Any] = {"world_model": str(folder / "world_model"), "out": out, "temperature": temperature}
+        train_controller.main(replace(args.controller, **how, seed=seed, tf32=args.tf32))
+        found.append(Controller.from_pretrained(out / "controller"))
+    Controller(np.stack([each.parameters for each in found]), found[0].config).save(folder / "population")
+
+
+def choose(args: Args, number: int) -> list[dict[str, float]]:
+    """Keep the candidate of a round whose real drives scored best, and return what each one's came to."""
+    folder = args.run / "rounds" / f"{number:03d}"
+    drives = [Episode.load(args.run / "rollouts" / f"{seed}.npz") for seed in own_seeds(args, number)]
+    scores = [
+        [float(drive.rewards.sum()) for drive in drives if drive.driver.member == i] for i in range(args.candidates)
     ]
+    compared = [
+        {"temperature": temperature, "drives": len(own), "mean": float(np.mean(own)), "std": float(np.std(own))}
+        for temperature, own in zip(temperatures(args), scores, strict=True)
+    ]
+    best = int(np.argmax([line["mean"] for line in compared]))
+    Controller.from_pretrained(folder / "candidates" / str(best) / "controller").save(folder / "controller")
+    return compared
 
 
 def vae_epochs(args: Args, number: int) -> int:
     """Return how many epochs V is trained for by round ``number``: more where it does not know the newest frames."""
-    if number == 0 or not args.own_episodes:
+    if number == 0:
         return args.vae.epochs
     note = args.run / "rounds" / f"{number:03d}" / "vae.json"
     if not note.is_file():
@@ -228,7 +279,7 @@ def run_round(args: Args, number: int) -> dict[str, Any]:
     run, kept = args.run, args.run / "rounds" / f"{number:03d}"
     timer = Timer(kept / "seconds.json")
     with timer("collect"):
-        for drives in first_drives(args) if number == 0 else own_drives(args, number):
+        for drives in first_drives(args):
             collect.main(drives)
         collect.main(collect.Args(out=run / "rollouts", workers=args.workers, frames=args.vae.frames, replay=True))
     with timer("vae"):
@@ -238,22 +289,24 @@ def run_round(args: Args, number: int) -> dict[str, Any]:
         encode.main(encode.Args(run / "rollouts", run / "vae", run / "latents", device=args.vae.device))
     with timer("rnn"):
         epochs = args.rnn.epochs + number * args.rnn_epochs
-        rnn = replace(args.rnn, latents=run / "latents", out=run / "rnn", epochs=epochs, tf32=args.tf32)
+        rate = args.rnn_learning_rate if number else args.rnn.learning_rate
+        data: dict[str, Any] = {"latents": run / "latents", "out": run / "rnn"}
+        rnn = replace(args.rnn, **data, epochs=epochs, learning_rate=rate, tf32=args.tf32)
         artifact = train_rnn.main(rnn)
-    with timer("controller"):
-        generations = args.controller.generations + number * args.generations
-        evolved: dict[str, Any] = {"world_model": str(artifact), "out": run / "controller", "generations": generations}
-        train_controller.main(replace(args.controller, **evolved, tf32=args.tf32))
     WorldModel.load(artifact).save(kept / "world_model")
-    for name in ("controller", "population"):
-        Controller.from_pretrained(run / "controller" / name).save(kept / name)
+    with timer("controller"):
+        find_candidates(args, number)
+    with timer("drive"):
+        collect.main(own_drives(args, number))
+    candidates = choose(args, number)
     with timer("validate"):
         scores = validate(args, kept, args.validation_tracks)
         open_loop.main(
             open_loop.Args(str(kept / "world_model"), latents=run / "latents", held_out=args.rnn.held_out, out=kept)
         )
     collected = sum(len(Episode.load(path).actions) + 1 for path in episode_files(run / "rollouts"))
-    return {"round": number, **scores, "collected_frames": collected, "seconds": timer.seconds}
+    line = {"round": number, **scores, "candidates": candidates, "collected_frames": collected}
+    return {**line, "seconds": timer.seconds}
 
 
 def keep_best(run: Path, log: str = "rounds.jsonl") -> dict[str, Any]:
@@ -287,15 +340,22 @@ def main(args: Args) -> dict[str, Any]:
     """Run all rounds that are not done, and return the line of the best finalist.
 
     Raises:
-        ValueError: for no rounds or no finalists.
+        ValueError: for no rounds, no finalists, or too many candidates.
     """
     if args.rounds < 1 or args.finalists < 1:
         raise ValueError(f"a run needs a round and a finalist, got --rounds {args.rounds} --finalists {args.finalists}")
+    if not 1 <= args.candidates <= args.own_episodes or args.rounds * args.candidates > MOST_CANDIDATES:
+        raise ValueError(
+            f"a run chooses among at most {MOST_CANDIDATES} candidates, each of which drives, got --rounds "
+            f"{args.rounds} --candidates {args.candidates} --own-episodes {args.own_episodes}"
+        )
     write_json(args.run / "args.json", asdict(args))
     log = args.run / "rounds.jsonl"
     for number in range(len(read_log(log)), args.rounds):
         line = run_round(args, number)
         append_log(log, line)
+        for state in (args.run / "rounds" / f"{number:03d}").glob(f"candidates/*/{train_controller.STATE}"):
+            state.unlink()  # megabytes, of use to an interrupted round only
         track("loop", line)
         tqdm.write(f"round {number}: real {line['real']['mean']:.0f}, dream {line['dream']['mean']:.0f}")
         for sentence in line["alarms"]:

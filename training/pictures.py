@@ -1,11 +1,12 @@
 """The pictures and videos of a run, in the one style of all pictures of this project.
 
 `draw_round` writes into a run's folder: ``curves.png`` and ``rounds.png``; for the last round and the best one,
-``rounds/<number>/reconstructions.png`` and ``strip.png``; for the best one ``drive.mp4`` too.
+``rounds/<number>/reconstructions.png`` and ``strip.png``; for the best one ``drive.mp4`` and ``gap.png`` too.
 """
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -51,6 +52,8 @@ COLUMNS = 10
 """Frames in a row of pictures."""
 STRIP_START, STRIP_EVERY = 100, 6
 """First step of a strip, and steps from one of its pictures to the next."""
+GAP_BEFORE, GAP_EVERY = 50, 10
+"""Steps of a gap before the real car has earned its most, and from one of its pictures to the next."""
 
 Frames = list[npt.NDArray[np.uint8]]
 """Of the encoder's size, ``(64, 64, 3)``, one for each step of a drive and the first."""
@@ -127,6 +130,34 @@ def branch(real: gym.Env, dream: gym.Env, controller: Controller, seed: int) -> 
     return on_track, dreamt
 
 
+def gap(real: gym.Env, dream: gym.Env, controller: Controller, seed: int) -> tuple[Frames, Frames, float, float]:
+    """Record what went wrong in a real drive, and what the dream believed instead.
+
+    The dream branches off `GAP_BEFORE` steps before the real car has earned its most; the same controller drives both.
+
+    Returns:
+        real frames and dreamt ones from there on, and what each drive earned in these steps.
+    """
+    observation, _ = real.reset(seed=seed)
+    states, frames, earned, over = [real.get_wrapper_attr("get_state")()], [picture(real)], [0.0], False
+    while not over:
+        observation, reward, terminated, truncated, _ = real.step(controller.predict(observation)[0])
+        over = terminated or truncated
+        states.append(real.get_wrapper_attr("get_state")())
+        frames.append(picture(real))
+        earned.append(earned[-1] + float(reward))
+    start = max(int(np.argmax(earned)) - GAP_BEFORE, 0)
+    end = min(start + GAP_EVERY * (COLUMNS - 1), len(frames) - 1)
+    observation, _ = dream.reset(seed=0, options={"state": states[start]})
+    dreamt, paid, over = [picture(dream)], 0.0, False
+    while not over and len(dreamt) <= end - start:
+        observation, reward, terminated, truncated, _ = dream.step(controller.predict(observation)[0])
+        over = terminated or truncated
+        dreamt.append(picture(dream))
+        paid += float(reward)
+    return frames[start : end + 1], dreamt, earned[end] - earned[start], paid
+
+
 def write_video(path: Path, real: Frames, dream: Frames, version: str) -> None:
     """Write a drive beside a dream as mp4, atomically; the shorter one ends with a still.
 
@@ -176,10 +207,10 @@ def reconstructions(model: WorldModel, frames: Frames | npt.NDArray[np.uint8]) -
     return picture_rows({"frame": chosen, "decode(μ)": list(model.vae.decode(mu).cpu().numpy())}, ())
 
 
-def strip(real: Frames, dream: Frames) -> Figure:
-    """Draw a stretch of a real drive over its dream continuation, as `branch` returns them."""
-    captions = [f"{step / FPS:.2f} s" for step in range(0, len(real), STRIP_EVERY)]
-    return picture_rows({"real": real[::STRIP_EVERY], "dream": dream[::STRIP_EVERY]}, captions)
+def strip(real: Frames, dream: Frames, every: int = STRIP_EVERY, names: tuple[str, str] = ("real", "dream")) -> Figure:
+    """Draw a stretch of a real drive over a dream, as `branch` and `gap` return them, one frame of ``every`` steps."""
+    captions = [f"{step / FPS:.2f} s" for step in range(0, len(real), every)]
+    return picture_rows(dict(zip(names, (real[::every], dream[::every]), strict=True)), captions)
 
 
 PANELS = {
@@ -199,8 +230,12 @@ PANELS = {
 }
 """Panels of the curves by stage: the axis's label, then names in the stage's log and what to call them."""
 
-STAGES = {"vae": ("V", "epoch"), "rnn": ("M", "epoch"), "controller": ("C", "generation")}
-"""Each stage's name, and what its log counts."""
+STAGES = {
+    "vae": ("V", "epoch", "vae/log.jsonl"),
+    "rnn": ("M", "epoch", "rnn/log.jsonl"),
+    "controller": ("C", "generation of the rounds' candidates", "rounds/*/candidates/*/log.jsonl"),
+}
+"""Each stage's name, what its logs count, and where they are in a run's folder."""
 
 
 def curves(run: Path) -> Figure:
@@ -208,14 +243,14 @@ def curves(run: Path) -> Figure:
     figure = plt.figure(figsize=(10, 7.5))
     grid = figure.add_gridspec(len(PANELS), 6)
     for row, (stage, panels) in enumerate(PANELS.items()):
-        name, counted = STAGES[stage]
-        lines = read_log(run / stage / "log.jsonl")
+        name, counted, logs = STAGES[stage]
+        lines = [line for path in sorted(run.glob(logs)) for line in read_log(path)]
         width = 6 // len(panels)
         for column, (label, series) in enumerate(panels.items()):
             axes = figure.add_subplot(grid[row, column * width : (column + 1) * width])
             for key, legend in series.items():
-                steps, values = [line[counted] for line in lines], [line[key] for line in lines]
-                axes.plot(steps, values, marker="." if len(lines) < 20 else "", label=legend)
+                steps = range(1, len(lines) + 1)
+                axes.plot(steps, [line[key] for line in lines], marker="." if len(lines) < 20 else "", label=legend)
             axes.set(xlabel=counted, ylabel=label)
             axes.set_title(name if column == 0 else "", loc="left", weight="bold")
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -257,7 +292,7 @@ def draw_drives(folder: Path, seed: int, steps: int, video: bool) -> None:
         folder: holds ``world_model`` and ``controller``.
         seed: of the real track.
         steps: of a drive at most.
-        video: write one too.
+        video: write one too, and the gap between the worst real drive of ``closed_loop.json`` and its dream.
     """
     model = WorldModel.from_pretrained(folder / "world_model")
     controller = Controller.from_pretrained(folder / "controller")
@@ -268,6 +303,10 @@ def draw_drives(folder: Path, seed: int, steps: int, video: bool) -> None:
     if video:
         dreamt = drive(dream, controller, seed, f"draw dream {seed}")
         write_video(folder / "drive.mp4", driven.frames, dreamt.frames, model.config.frames)
+        worst = json.loads((folder / "closed_loop.json").read_text())["worst_track"]
+        on_track, dreamt_on, earned, paid = gap(real, dream, controller, worst)
+        names = (f"real: {earned:+.0f}", f"dream: {paid:+.0f}")
+        save_figure(strip(on_track, dreamt_on, GAP_EVERY, names), folder / "gap.png")
     save_figure(strip(*branch(real, dream, controller, seed)), folder / "strip.png")
     real.close()
     dream.close()

@@ -33,6 +33,8 @@ from wm_gym.models.controller import Controller, ControllerConfig
 from wm_gym.world_model import WorldModel
 
 DREAM, REAL = "DreamCarRacing-v0", "LatentCarRacing-v0"
+STATE = "cma.pkl"
+"""CMA-ES's state in the folder of C."""
 
 
 @dataclass
@@ -44,8 +46,7 @@ class Args:
     world_model: str = "car_racing"
     """bundled name or folder"""
     out: Path = Path("runs/default/controller")
-    """folder for the state of gradients and CMA-ES, the log, the controller (CMA-ES's mean) and a population: the
-    gradients' scouts, without them CMA-ES's samples"""
+    """folder for CMA-ES's state, the log, the controller (CMA-ES's mean) and the population (its last samples)"""
     generations: int = 100
     """in all; a folder evolved for fewer goes on"""
     population: int = 64
@@ -97,35 +98,17 @@ def evaluate(
     return scores.mean(axis=1)
 
 
-def begin(args: Args, config: ControllerConfig) -> tuple[cma.CMAEvolutionStrategy, int]:
-    """Return the evolution that is kept in ``args.out``, or a new one, and the generation at which it began.
-
-    With gradients, each call for more generations than before begins a new evolution where gradients lead from zero:
-    what C learned to exploit in an older dream is forgotten. What they found is kept, so that a call that was
-    interrupted goes on with it.
-    """
-    state, found = args.out / "cma.pkl", args.out / "gradient.npz"
-    generation, mean = 0, np.zeros(config.parameters)
+def begin(args: Args, config: ControllerConfig) -> cma.CMAEvolutionStrategy:
+    """Return the evolution that is kept in ``args.out``, or a new one: from zero, or where gradients lead from zero."""
+    state, mean = args.out / STATE, np.zeros(config.parameters)
     if state.is_file():
-        dumped, since = pickle.loads(state.read_bytes())
-        evolution = pickle.loads(dumped)
-        generation = since + evolution.countiter
-        if not args.gradient.steps or generation >= args.generations:
-            return evolution, since
+        return pickle.loads(state.read_bytes())
     if args.gradient.steps:
-        if not found.is_file() or int(np.load(found)["until"]) < args.generations:
-            model = WorldModel.from_pretrained(args.world_model, str(choose_device(args.device, args.tf32)))
-            rng, zero = np.random.default_rng((args.seed, generation)), np.zeros(config.parameters)
-            mean = gradient.ascend(model, zero, config, args.gradient, args.temperature, int(rng.integers(2**62)))
-            scouts, since, until = gradient.scout(model, config, args.gradient, rng), generation, args.generations
-            write_atomic(found, lambda file: np.savez(file, mean=mean, scouts=scouts, since=since, until=until))
-        with np.load(found) as kept:
-            if generation > int(kept["since"]):
-                return evolution, since
-            mean = kept["mean"]
+        model = WorldModel.from_pretrained(args.world_model, str(choose_device(args.device, args.tf32)))
+        mean = gradient.ascend(model, mean, config, args.gradient, args.temperature, args.seed)
     options: dict[str, Any] = {"popsize": args.population, "CMA_diagonal": args.diagonal, "verbose": -9}
     options |= {"seed": np.nan, "randn": randn}
-    return cma.CMAEvolutionStrategy(mean, args.sigma, options), generation
+    return cma.CMAEvolutionStrategy(mean, args.sigma, options)
 
 
 def main(args: Args) -> Path:
@@ -146,12 +129,10 @@ def main(args: Args) -> Path:
     envs = make_lanes(args.env, lanes, **kwargs)
     config = ControllerConfig.for_spaces(envs.single_observation_space, envs.single_action_space)
 
-    evolution, since = begin(args, config)
-    first, scouts = since + evolution.countiter, np.zeros(0)
-    if args.gradient.scouts:
-        scouts = np.load(args.out / "gradient.npz")["scouts"]
-    with tqdm(total=args.generations, initial=first, desc=f"CMA-ES {args.env}", unit="generation") as bar:
-        for generation in range(first, args.generations):
+    evolution = begin(args, config)
+    done = evolution.countiter
+    with tqdm(total=args.generations, initial=done, desc=f"CMA-ES {args.env}", unit="generation") as bar:
+        for generation in range(done, args.generations):
             rng = np.random.default_rng((args.seed, generation))
             np.random.seed(rng.integers(2**32))  # cma draws from NumPy's global stream
             members = np.array(evolution.ask())
@@ -161,14 +142,14 @@ def main(args: Args) -> Path:
             how = {"gradient_steps": args.gradient.steps, "temperature": args.temperature} if args.env == DREAM else {}
             mean = Controller(evolution.result.xfavorite, replace(config, training=training | how))
             mean.save(args.out / "controller")
-            Controller(scouts if len(scouts) else members, mean.config).save(args.out / "population")
+            Controller(members, mean.config).save(args.out / "population")
             line = {
                 **training,
                 "best": float(scores.max()),
                 "std": float(scores.std()),
                 "sigma": float(evolution.sigma),
             }
-            write_atomic(args.out / "cma.pkl", lambda file: pickle.dump((evolution.pickle_dumps(), since), file))
+            write_atomic(args.out / STATE, lambda file: file.write(evolution.pickle_dumps()))
             append_log(args.out / "log.jsonl", line)
             track("controller" if args.env == DREAM else "controller-real", line)
             bar.set_postfix(mean=f"{scores.mean():.0f}", best=f"{scores.max():.0f}", sigma=f"{evolution.sigma:.3f}")
