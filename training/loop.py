@@ -117,8 +117,8 @@ PRESETS = {
         ),
     ),
     "laptop": Args(
-        rounds=14,
-        candidates=2,
+        rounds=6,
+        candidates=3,
         coolest=1.5,
         hottest=3.0,
         own_episodes=24,
@@ -129,15 +129,13 @@ PRESETS = {
         rnn_epochs=8,
         rnn_learning_rate=1e-3,
         validation_tracks=10,
-        finalists=3,
         vae=train_vae.Args(epochs=3, batch=128, error_weight=3.0),
         rnn=train_rnn.Args(epochs=80),
         controller=train_controller.Args(
-            generations=2,
+            generations=1,
             sigma=0.03,
-            max_steps=400,
             starts="any",
-            gradient=gradient.Args(steps=60),
+            gradient=gradient.Args(steps=80),
         ),
     ),
     "paper": Args(
