@@ -134,15 +134,15 @@ class WorldModel:
         return self
 
     @cached_property
-    def start_states(self) -> tuple[Tensor, State, Tensor]:
-        """What a dream begins with at each of the S starts: z ``(S, Z)``, the memory's state, tiles ``(S,)``.
+    def start_states(self) -> tuple[Tensor, State]:
+        """What a dream begins with at each of the S starts: z ``(S, Z)`` and the memory's state.
 
         The memory is run over each start's window of real latents and actions; an episode's start has h = 0.
         """
         with torch.inference_mode():
-            z, actions, length, tiles = (
+            z, actions, length = (
                 torch.from_numpy(array).to(self.device)
-                for array in (self.starts.z, self.starts.actions, self.starts.length, self.starts.tiles)
+                for array in (self.starts.z, self.starts.actions, self.starts.length)
             )
             state = self.memory.initial_state(len(self.starts))
             for t in range(actions.shape[1]):
@@ -150,7 +150,7 @@ class WorldModel:
                 state = put(
                     state, running, self.memory.step(z[running, t], actions[running, t], select(state, running))
                 )
-            return z[torch.arange(len(z)), length], state, tiles
+            return z[torch.arange(len(z)), length], state
 
     def save(self, folder: str | Path) -> None:
         """Write ``config.json`` and float16 weights into ``folder``, replacing an artifact there."""
