@@ -121,7 +121,7 @@ def pooled() -> Step:
 def products(model: WorldModel, lanes: int) -> Step:
     """Return the two matrix products of one step of M for so many lanes, and nothing else."""
     hidden = model.config.memory.hidden_size
-    weights, heads = torch.cat(model.memory.lstm.all_weights[0][:2], dim=1), model.memory.heads.weight
+    weights, heads = torch.cat([*model.memory.lstm.all_weights[0][:2]], dim=1), model.memory.heads.weight
     inputs, h = torch.randn(lanes, weights.shape[1]), torch.randn(lanes, hidden)
 
     @torch.inference_mode()

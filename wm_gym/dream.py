@@ -192,7 +192,7 @@ class Dream:
         self.memory_state = memory.step(self.z, torch.from_numpy(actions).to(self.device), self.memory_state)
         prediction = memory.predict(memory.hidden(self.memory_state))
         if self.sampling == "mode":
-            self.z, threshold = mixture_mode(prediction), np.float32(0.5)
+            self.z, threshold = mixture_mode(prediction), np.full(self.lanes, 0.5, np.float32)
         else:
             noise, latents = self._draw(running), self.z.shape[1]
             drawn = torch.from_numpy(noise).to(self.device)
