@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -39,6 +40,11 @@ class RewardConfig:
     failure: float = -100.0
     lap_tiles: float = 295.0
 
+    def __post_init__(self) -> None:
+        values = (self.scale, self.per_step, self.failure, self.lap_tiles)
+        if not all(isinstance(value, (int, float)) and math.isfinite(value) for value in values) or self.lap_tiles <= 0:
+            raise ValueError(f"rewards are finite numbers, and a lap has tiles, got {self}")
+
 
 @dataclass(frozen=True)
 class WorldModelConfig:
@@ -64,6 +70,8 @@ class WorldModelConfig:
         check_version(self.frames)
         if self.latent not in LATENTS:
             raise ValueError(f"unknown latent {self.latent!r}: expected one of {LATENTS}")
+        if self.vae.latent_size != self.memory.latent_size:
+            raise ValueError(f"V has {self.vae.latent_size} latents, but M has {self.memory.latent_size}")
 
     @property
     def observation_size(self) -> int:

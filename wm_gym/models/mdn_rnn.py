@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from wm_gym.artifact import check_sizes
 from wm_gym.models.memory import Prediction, State
 
 
@@ -26,6 +27,9 @@ class MDNRNNConfig:
     action_size: int = 3
     hidden_size: int = 256
     mixtures: int = 5
+
+    def __post_init__(self) -> None:
+        check_sizes(self, "latent_size", "action_size", "hidden_size", "mixtures")
 
 
 class MDNRNN(nn.Module):
