@@ -389,6 +389,16 @@ def test_rollout_gives_the_same_scores_in_one_env_in_lanes_and_in_processes(worl
     assert len({episode.score for episode in results[0]}) == 3
 
 
+def test_lanes_in_processes_leave_this_process_its_threads(world_model_folder):
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        make_lanes(ID, 2, world_model=world_model_folder).close()
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_rollout_refuses_lanes_that_reset_themselves(world_model_folder):
     envs = gym.make_vec(ID, 1, vectorization_mode="sync", world_model=world_model_folder)
     with pytest.raises(ValueError, match="DISABLED"):

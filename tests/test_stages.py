@@ -354,6 +354,12 @@ def test_evolution_after_gradients_stopped_and_gone_on_with_gives_the_result_of_
     assert not call.args[1].any()  # begins at zero
 
 
+def test_pay_beyond_the_pace_counts_a_tenth():
+    pay = torch.tensor([-0.1, 0.0, 1.0, 1.15, 1.25, 2.15])
+    expected = torch.tensor([-0.1, 0.0, 1.0, 1.15, 1.16, 1.25])
+    torch.testing.assert_close(gradient.weighed(pay, 1.15), expected)
+
+
 def test_the_real_env_has_no_gradients(world_model_folder, tmp_path):
     with pytest.raises(ValueError, match="only a dream has gradients"):
         train_controller.main(
@@ -379,7 +385,7 @@ def test_gradients_raise_what_dreams_pay(tmp_path):
         model.memory.heads.bias[-1] = -20
     model.save(tmp_path / "model")
     config = ControllerConfig()
-    args = gradient.Args(steps=30, walkers=16, acting=8, coasting=4, length=20, learning_rate=0.02)
+    args = gradient.Args(steps=30, walkers=16, acting=8, coasting=4, length=20, learning_rate=0.02, pace=1e6)
     found = gradient.ascend(model, np.zeros(config.parameters), config, args, temperature=1.0, seed=0)
     envs = make_lanes(
         train_controller.DREAM, 64, world_model=str(tmp_path / "model"), max_episode_steps=12, starts="any"

@@ -117,27 +117,25 @@ PRESETS = {
         ),
     ),
     "laptop": Args(
-        rounds=16,
-        candidates=2,
+        rounds=6,
+        candidates=3,
         coolest=1.5,
         hottest=3.0,
         own_episodes=24,
         own_patience=100,
         random_episodes=10,
         random_steps=300,
-        scripted_episodes=130,
+        scripted_episodes=150,
         rnn_epochs=8,
         rnn_learning_rate=1e-3,
         validation_tracks=10,
-        finalists=3,
-        vae=train_vae.Args(epochs=4, batch=128, error_weight=3.0),
-        rnn=train_rnn.Args(epochs=120),
+        vae=train_vae.Args(epochs=3, batch=128, error_weight=3.0),
+        rnn=train_rnn.Args(epochs=80),
         controller=train_controller.Args(
-            generations=2,
+            generations=1,
             sigma=0.03,
-            max_steps=400,
             starts="any",
-            gradient=gradient.Args(steps=60),
+            gradient=gradient.Args(steps=80),
         ),
     ),
     "paper": Args(
@@ -179,10 +177,8 @@ def first_drives(args: Args) -> list[collect.Args]:
     """Return what to collect before there is a controller."""
     common = collect.Args(out=args.run / "rollouts", workers=args.workers, frames=args.vae.frames)
     random = args.random_episodes
-    scripted = random + args.scripted_episodes // 3
     return [
         replace(common, episodes=random, burst_rate=1.0, burst_length=40, max_steps=args.random_steps),
-        replace(common, episodes=scripted, policy="scripted", burst_rate=0.01, max_steps=args.max_steps),
         replace(
             common,
             episodes=random + args.scripted_episodes,

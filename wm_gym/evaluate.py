@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing import parent_process
 from typing import Any
 
 import gymnasium as gym
@@ -35,13 +36,14 @@ class EpisodeResult:
 
 
 class OneThread(gym.Wrapper):
-    """Gives the process that holds the env one torch thread: workers share the cores, batches are single frames."""
+    """Gives the worker process that holds the env one torch thread: workers share the cores, each steps one frame."""
 
     def __init__(self, env: gym.Env) -> None:
         import torch
 
         super().__init__(env)
-        torch.set_num_threads(1)
+        if parent_process() is not None:  # a vector env makes one env in its own process too, to read the spaces
+            torch.set_num_threads(1)
 
 
 def make_lanes(env_id: str, num_envs: int, **kwargs: Any) -> VectorEnv:

@@ -72,6 +72,7 @@ class ScriptedDriver:
         grip: lateral acceleration that it trusts in a bend, in metres per second squared.
         braking: deceleration that it trusts before a bend, in metres per second squared.
         offset: how far it keeps to the right of the road's middle, in metres; the road is 13.3 m wide.
+        horizon: how far ahead it looks for bends, in metres, at least 7; a frame shows 37.
         bend_gas: most gas that it gives while it steers hard.
         tremor: standard deviation of the noise on its steering and gas.
         seed: of that noise.
@@ -87,6 +88,7 @@ class ScriptedDriver:
         grip: float = 120.0,
         braking: float = 40.0,
         offset: float = 0.0,
+        horizon: float = 140.0,
         bend_gas: float = 0.3,
         tremor: float = 0.0,
         seed: int | np.random.Generator | None = None,
@@ -96,15 +98,27 @@ class ScriptedDriver:
         if not hasattr(self.env, "car"):
             raise TypeError(f"a scripted driver needs CarRacing's track and car, got {self.env}")
         self.top_speed, self.grip, self.braking, self.offset = top_speed, grip, braking, offset
-        self.bend_gas, self.tremor, self.rng = bend_gas, tremor, np.random.default_rng(seed)
+        self.horizon, self.bend_gas, self.tremor = horizon, bend_gas, tremor
+        self.rng = np.random.default_rng(seed)
 
     @classmethod
     def varied(cls, env: gym.Env, seed: int | None) -> ScriptedDriver:
-        """Return one of many drivers: slow and far too fast, careful and reckless, calm and with trembling hands."""
+        """Return one of many drivers: slow and far too fast, careful and reckless, calm and with trembling hands.
+
+        None looks for bends beyond what a frame shows. From drivers who do, a dream learns that fast cars meet no
+        bends, and then its own fast cars meet none.
+        """
         rng = np.random.default_rng(seed)
-        top_speed, grip, braking = rng.uniform(30, 120), rng.uniform(60, 240), rng.uniform(20, 80)
         return cls(
-            env, top_speed, grip, braking, rng.uniform(-5, 5), rng.uniform(0.1, 1), rng.uniform(0, 0.6), rng.spawn(1)[0]
+            env,
+            top_speed=rng.uniform(25, 110),
+            grip=rng.uniform(60, 200),
+            braking=rng.uniform(20, 80),
+            offset=rng.uniform(-5, 5),
+            horizon=rng.uniform(14, 35),
+            bend_gas=rng.uniform(0.1, 0.7),
+            tremor=rng.uniform(0, 0.4),
+            seed=rng.spawn(1)[0],
         )
 
     def predict(
@@ -127,9 +141,10 @@ class ScriptedDriver:
         forward = np.array(hull.GetWorldVector((0, 1)))
         angle = math.atan2(forward[0] * target[1] - forward[1] * target[0], float(forward @ target))
 
-        tile, window, horizon = 3.5, 8, 40  # metres a tile, tiles of a bend, tiles looked ahead
-        heading = track[(nearest + np.arange(horizon)) % len(track), 1]
+        tile = 3.5  # metres
+        heading = track[(nearest + np.arange(round(self.horizon / tile))) % len(track), 1]
         turns = (np.diff(heading) + np.pi) % (2 * np.pi) - np.pi
+        window = min(8, len(turns))  # tiles of a bend
         curvature = np.abs(np.convolve(turns, np.ones(window) / window, "valid")) / tile
         distance = tile * np.arange(len(curvature))
         allowed = np.sqrt(self.grip / np.maximum(curvature, 1e-3) + 2 * self.braking * distance).min()
