@@ -288,7 +288,7 @@ def test_step_after_the_end_is_an_error(env):
 
 def start_of(observation, world_model):
     """Which of the world model's starts an observation shows."""
-    z, _, _ = world_model.start_states
+    z, _ = world_model.start_states
     (index,) = np.flatnonzero((z.numpy() == observation[:Z]).all(axis=1))
     return int(index)
 

@@ -127,8 +127,8 @@ def test_attributes_and_methods(adapted, dummy):
     assert adapted.get_attr("metadata", indices=[1])[0]["render_fps"] == 50
     assert len(adapted.env_method("get_state")) == LANES
     assert adapted.env_is_wrapped(Monitor) == [False] * LANES
-    adapted.set_attr("spec_note", "kept")
-    assert adapted.get_attr("spec_note", indices=2) == ["kept"]
+    adapted.set_attr("note", "kept")
+    assert adapted.get_attr("note", indices=2) == ["kept"]
     with pytest.raises(AttributeError):
         adapted.get_attr("no such thing")
 

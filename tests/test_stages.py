@@ -320,7 +320,7 @@ def test_all_members_meet_the_same_seeds(world_model_folder):
     for scores in results:
         np.testing.assert_allclose(scores, results[0], rtol=1e-4)
         np.testing.assert_allclose(scores[2:], scores[0], rtol=1e-4)
-        assert abs(scores[1] - scores[0]) > 1e-3
+        assert abs(scores[1] - scores[0]) > 1e-4
 
 
 def test_every_generation_has_seeds_of_its_own_for_all_members(world_model_folder, tmp_path, monkeypatch):

@@ -129,7 +129,10 @@ class SB3VecEnv(VecEnv):
             ValueError: for some lanes only of an env whose lanes share their attributes.
         """
         chosen = list(self._get_indices(indices))
-        if isinstance(self.envs, (SyncVectorEnv, AsyncVectorEnv)):
+        if isinstance(self.envs, SyncVectorEnv):
+            for lane in chosen:
+                self.envs.envs[lane].set_wrapper_attr(attr_name, value)
+        elif isinstance(self.envs, AsyncVectorEnv):
             values = list(self.envs.get_attr(attr_name))
             for lane in chosen:
                 values[lane] = value
