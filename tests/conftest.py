@@ -19,8 +19,8 @@ def make_world_model(**config) -> WorldModel:
     rng = np.random.default_rng(0)
     vae, memory = VAE(), MDNRNN()
     with torch.no_grad():
-        memory.mixture.weight.mul_(3)  # uneven mixtures
-        memory.end.bias.fill_(-4)
+        memory.heads.weight[:-2].mul_(3)  # uneven mixtures
+        memory.heads.bias[-1] = -4
     length = np.zeros(ALL_STARTS, np.int64)
     length[EPISODE_STARTS:] = rng.integers(1, WINDOW + 1, ALL_STARTS - EPISODE_STARTS)
     starts = Starts(

@@ -10,10 +10,14 @@ import pytest
 import torch
 from conftest import make_world_model
 from safetensors.numpy import load_file, save_file
+from safetensors.torch import save_file as save_torch
 
 import wm_gym
 from wm_gym.models.controller import Controller
 from wm_gym.world_model import WorldModel
+
+HEADS = 3 * 32 * 5 + 2
+"""Length of the bias of M's heads."""
 
 
 @pytest.fixture
@@ -66,6 +70,15 @@ def edit_arrays(folder: Path, file: str, **changes) -> None:
     save_file({**arrays, **{name: array for name, array in changes.items() if array is not None}}, folder / file)
 
 
+def edit_field(folder: Path, field: str, **changes) -> None:
+    edit_config(folder, **{field: {**json.loads((folder / "config.json").read_text())[field], **changes}})
+
+
+def others(folder: Path, name: str) -> dict[str, torch.Tensor]:
+    arrays = load_file(folder / "memory.safetensors")
+    return {key: torch.from_numpy(array) for key, array in arrays.items() if key != name}
+
+
 def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
@@ -85,25 +98,44 @@ SPOILED = {
     "truncated": (lambda f: truncate(f / "memory.safetensors"), "memory.safetensors.*not a readable"),
     "no safetensors": (lambda f: (f / "vae.safetensors").write_bytes(b"pickle"), "vae.safetensors.*not a readable"),
     "a missing tensor": (
-        lambda f: edit_arrays(f, "memory.safetensors", **{"end.bias": None}),
-        r"memory.safetensors.*missing tensors \['end.bias'\]",
+        lambda f: edit_arrays(f, "memory.safetensors", **{"heads.bias": None}),
+        r"memory.safetensors.*missing tensors \['heads.bias'\]",
     ),
     "an extra tensor": (
         lambda f: edit_arrays(f, "memory.safetensors", more=np.zeros(1)),
         r"memory.safetensors.*unexpected tensors \['more'\]",
     ),
     "a wrong shape": (
-        lambda f: edit_arrays(f, "memory.safetensors", **{"end.bias": np.zeros(2, np.float16)}),
-        r"memory.safetensors.*'end.bias' has shape \(2,\)",
+        lambda f: edit_arrays(f, "memory.safetensors", **{"heads.bias": np.zeros(2, np.float16)}),
+        r"memory.safetensors.*'heads.bias' has shape \(2,\)",
     ),
     "not a number": (
-        lambda f: edit_arrays(f, "memory.safetensors", **{"end.bias": np.full(1, np.nan, np.float16)}),
-        "memory.safetensors.*'end.bias'.*not finite",
+        lambda f: edit_arrays(f, "memory.safetensors", **{"heads.bias": np.full(HEADS, np.nan, np.float16)}),
+        "memory.safetensors.*'heads.bias'.*not finite",
     ),
     "a wrong type": (
-        lambda f: edit_arrays(f, "memory.safetensors", **{"end.bias": np.ones(1, bool)}),
-        "memory.safetensors.*'end.bias' has type bool",
+        lambda f: edit_arrays(f, "memory.safetensors", **{"heads.bias": np.ones(HEADS, bool)}),
+        "memory.safetensors.*'heads.bias' has type BOOL",
     ),
+    "a type that numpy has not": (
+        lambda f: save_torch(
+            {"heads.bias": torch.zeros(HEADS, dtype=torch.bfloat16), **others(f, "heads.bias")},
+            f / "memory.safetensors",
+        ),
+        "memory.safetensors.*'heads.bias' has type BF16",
+    ),
+    "too large for float32": (
+        lambda f: edit_arrays(f, "memory.safetensors", **{"heads.bias": np.full(HEADS, 1e300)}),
+        "memory.safetensors.*'heads.bias'.*not finite",
+    ),
+    "deep": (lambda f: (f / "config.json").write_text("[" * 100_000), "config.json.*JSON"),
+    "a long number": (lambda f: (f / "config.json").write_text("1" * 10_000), "config.json.*JSON"),
+    "three channels": (lambda f: edit_field(f, "vae", channels=[4, 4, 4]), "config.json.*four convolutions"),
+    "a size in quotes": (lambda f: edit_field(f, "memory", hidden_size="256"), "config.json.*hidden_size"),
+    "a huge size": (lambda f: edit_field(f, "memory", hidden_size=10**12), "config.json.*hidden_size"),
+    "V and M of other sizes": (lambda f: edit_field(f, "vae", latent_size=16), "config.json.*16 latents.*32"),
+    "a reward in quotes": (lambda f: edit_field(f, "reward", scale="3"), "config.json.*finite"),
+    "no tiles": (lambda f: edit_field(f, "reward", lap_tiles=0), "config.json.*tiles"),
     "starts that do not fit": (
         lambda f: edit_arrays(f, "starts.safetensors", tiles=np.zeros(3, np.float16)),
         "starts.safetensors.*fit",
@@ -143,6 +175,40 @@ def test_a_write_that_breaks_off_leaves_the_old_artifact(folder, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         make_world_model(latent="mean").save(folder)
     assert WorldModel.load(folder).config.latent == "sample"
+
+
+def test_a_save_killed_between_its_renames_loses_nothing(folder, monkeypatch):
+    rename = Path.rename
+
+    def killed(path, target):
+        if path.name.endswith(".tmp"):
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", killed)
+        with pytest.raises(KeyboardInterrupt):
+            make_world_model(latent="mean").save(folder)
+    assert not folder.exists()
+    assert WorldModel.load(folder).config.latent == "sample"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"low": [float("nan"), 0, 0]},
+        {"low": [1, 0, 0], "high": [-1, 1, 1]},
+        {"low": [-1, 0]},
+        {"low": [], "high": []},
+        {"observation_size": "288"},
+        {"observation_size": -1},
+    ],
+)
+def test_a_controller_of_impossible_bounds_or_sizes_is_refused(tmp_path, changes):
+    Controller().save(tmp_path / "c")
+    edit_config(tmp_path / "c", **changes)
+    with pytest.raises(wm_gym.ArtifactError, match=r"config\.json"):
+        Controller.from_pretrained(tmp_path / "c")
 
 
 def test_the_bundled_world_model_and_controller_are_there_and_small():

@@ -288,7 +288,7 @@ def test_step_after_the_end_is_an_error(env):
 
 def start_of(observation, world_model):
     """Which of the world model's starts an observation shows."""
-    z, _, _ = world_model.start_states
+    z, _ = world_model.start_states
     (index,) = np.flatnonzero((z.numpy() == observation[:Z]).all(axis=1))
     return int(index)
 
@@ -533,7 +533,7 @@ def test_a_dream_pays_for_one_lap_and_ends(make, world_model, short_laps, start)
 def test_no_tile_is_paid_beyond_the_lap(make):
     env = make(sampling="mode")
     env.reset(seed=0)
-    env.unwrapped.dream.tiles.fill_(295 - 0.25)
+    env.unwrapped.dream.tiles.fill(295 - 0.25)
     _, reward, terminated, _, info = env.step(COAST)
     assert (terminated, info) == (True, {"lap_finished": True})
     assert reward == pytest.approx(0.25 * 1000 / 295 - 0.1, abs=1e-4)
@@ -549,7 +549,7 @@ def test_leaving_the_playfield_is_no_finished_lap(env):
 
 def test_a_failure_at_the_last_tile_is_a_failure(env):
     state, _ = drive_to_the_end(env, seed=0)
-    env.reset(options={"state": replace(state, tiles=torch.full_like(state.tiles, 294.99))})
+    env.reset(options={"state": replace(state, tiles=np.full_like(state.tiles, 294.99))})
     _, reward, terminated, _, info = env.step(COAST)
     assert (reward, terminated, info) == (-100.0, True, {"lap_finished": False})
 

@@ -306,7 +306,7 @@ def test_the_bundled_dream_is_no_cheat_and_a_reward_head_biased_upward_is_one(tm
     model = WorldModel.load("car_racing")
     kwargs = {"controller": Controller.from_pretrained(), "seeds": range(12), "lanes": 12, "max_episode_steps": 300}
     assert alarms(drive(DREAM, world_model="car_racing", **kwargs), model.config.reward) == []
-    model.memory.tiles.bias += 2
+    model.memory.heads.bias[-2] += 2
     model.save(tmp_path / "cheat")
     cheats = alarms(drive(DREAM, world_model=tmp_path / "cheat", **kwargs), model.config.reward)
     assert any("on average" in sentence for sentence in cheats)

@@ -269,7 +269,7 @@ def test_the_scripted_driver_starts_with_gas_and_brakes_when_it_is_too_fast(driv
 def test_a_driver_with_a_short_horizon_does_not_know_the_road_beyond_it(car_racing, driver, horizon, sees):
     driver.horizon, driver.top_speed = horizon, 1000.0
     hull, frame = driver.env.car.hull, np.zeros((96, 96, 3))
-    hull.linearVelocity = 60 * hull.GetWorldVector((0, 1))
+    hull.linearVelocity = 80 * hull.GetWorldVector((0, 1))
 
     def bend(first):
         """Turn the road in a hairpin from so many tiles ahead on."""

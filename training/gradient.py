@@ -109,7 +109,7 @@ def ascend(
     start_z, start_state, start_tiles = (
         model.start_states[0].clone(),
         tuple(part.clone() for part in model.start_states[1]),  # cloned: inference tensors take no part in gradients
-        model.start_states[2].clone(),
+        torch.from_numpy(model.starts.tiles).to(device),
     )
     z, state, tiles = torch.zeros(n, latents, device=device), memory.initial_state(n), torch.zeros(n, device=device)
     ahead = args.acting + args.coasting

@@ -130,7 +130,7 @@ def open_loop(
         memory = put(memory, here, select(state, drives[here]))
         state = model.memory.step(z[:, t], part.actions[:, t], state)
     dream = Dream(model, len(chosen))
-    moment = replace(dream.get_state(), z=z[drives, times], memory=memory, tiles=torch.zeros(len(chosen)))
+    moment = replace(dream.get_state(), z=z[drives, times], memory=memory, tiles=np.zeros(len(chosen), np.float32))
     dream.reset(np.arange(len(chosen)), list(rng.spawn(len(chosen))), state=moment)
 
     copied = part.mu[drives, times]
@@ -146,7 +146,7 @@ def open_loop(
         )
         expected = (prediction.logits.softmax(-1) * prediction.mu).sum(-1)
         error, copy_error = (float((each - following).square().mean().sqrt()) for each in (expected, copied))
-        dreamt = dream.tiles.cpu().numpy().astype(np.float64)
+        dreamt = dream.tiles.astype(np.float64)
         constant = min(np.ptp(dreamt), np.ptp(tiles)) == 0
         road, real_road = _road(model, dream.z), _road(model, following)
         lines.append(

@@ -36,3 +36,9 @@ def check_action(action: Any, space: gym.Space) -> npt.NDArray[np.float32]:
             f"action{list(index)} is {values[index]}, expected a value from {space.low[index]} to {space.high[index]}"
         )
     return narrow
+
+
+def rescale(action: npt.NDArray[np.floating], box: gym.spaces.Box) -> npt.NDArray[np.float32]:
+    """Map actions from [-1, 1] to the bounds of a Box, whose last dimensions they have."""
+    share = (np.clip(action, -1, 1) + 1) / 2
+    return (box.low + share * (box.high - box.low)).astype(np.float32)

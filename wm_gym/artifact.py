@@ -18,6 +18,10 @@ FORMAT_VERSION = 1
 
 PRETRAINED = Path(__file__).parent / "pretrained"
 Arrays = dict[str, np.ndarray]
+TYPES = ("F16", "F32", "F64", "I8", "I16", "I32", "I64")
+"""Types of tensors that are read, as safetensors calls them."""
+LARGEST = 1 << 16
+"""The greatest size of a layer that a config may ask for."""
 
 
 class ArtifactError(ValueError):
@@ -36,12 +40,24 @@ def resolve(name: str | Path, kind: str) -> Path:
     """
     bundled = PRETRAINED / str(name) / kind
     folder = bundled if bundled.is_dir() else Path(name)
+    left = sorted(folder.parent.glob(f".{folder.name}.*.old")) if not folder.exists() else []
+    if left:  # a save was killed after it had put the old artifact aside
+        left[0].rename(folder)
     if not folder.is_dir():
         names = (
             sorted(path.name for path in PRETRAINED.iterdir() if (path / kind).is_dir()) if PRETRAINED.is_dir() else []
         )
         raise ArtifactError(f"{name}: no such {kind}: expected a folder or one of the bundled {names}")
     return folder
+
+
+def check_sizes(config: Any, *names: str) -> None:
+    """Raise ValueError unless these attributes of a config are whole numbers from 1 to `LARGEST`."""
+    for name in names:
+        value = getattr(config, name)
+        for each in value if isinstance(value, tuple) else (value,):
+            if type(each) is not int or not 1 <= each <= LARGEST:
+                raise ValueError(f"{name} is {value!r}, expected whole numbers from 1 to {LARGEST}")
 
 
 def stamp(folder: Path) -> tuple[tuple[str, int, int], ...]:
@@ -61,7 +77,7 @@ def read_config(folder: Path, kind: str) -> dict[str, Any]:
         config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ArtifactError(f"{path}: missing; expected a folder written by {kind}.save") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: no JSON, no UTF-8, or absurdly long numbers
         raise ArtifactError(f"{path}: not readable as JSON: {error}") from error
     if not isinstance(config, dict) or config.get("kind") != kind:
         found = config.get("kind") if isinstance(config, dict) else type(config).__name__
@@ -102,13 +118,15 @@ def read_arrays(path: Path, shapes: Mapping[str, tuple[int | None, ...]]) -> Arr
                     want not in (None, have) for want, have in zip(shape, found, strict=True)
                 ):
                     raise ArtifactError(f"{path}: tensor {name!r} has shape {found}, expected {shape}")
+                if (kind := file.get_slice(name).get_dtype()) not in TYPES:
+                    raise ArtifactError(f"{path}: tensor {name!r} has type {kind}, expected one of {TYPES}")
             for name in shapes:
                 array = file.get_tensor(name)
-                if array.dtype.kind not in "fi":
-                    raise ArtifactError(f"{path}: tensor {name!r} has type {array.dtype}, expected numbers")
+                with np.errstate(over="ignore"):  # what is too large for float32 becomes infinite and is refused
+                    array = array.astype(np.float32) if array.dtype.kind == "f" else array
                 if not np.isfinite(array).all():
-                    raise ArtifactError(f"{path}: tensor {name!r} holds values that are not finite")
-                arrays[name] = array.astype(np.float32) if array.dtype.kind == "f" else array
+                    raise ArtifactError(f"{path}: tensor {name!r} holds values that are not finite in float32")
+                arrays[name] = array
     except FileNotFoundError:
         raise ArtifactError(f"{path}: missing") from None
     except (SafetensorError, OSError) as error:

@@ -38,7 +38,7 @@ class DreamState:
 
     z: Tensor
     memory: State
-    tiles: Tensor
+    tiles: npt.NDArray[np.float32]
     rngs: list[np.random.Generator]
     noise: npt.NDArray[np.float32]
     cursor: npt.NDArray[np.int64]
@@ -47,7 +47,7 @@ class DreamState:
     def of(cls, z: Tensor, memory: State, tiles: float, rng: np.random.Generator) -> DreamState:
         """Return one lane's moment: z ``(1, Z)``, the memory's state ``(1, ...)``, tiles so far, a random stream."""
         noise = np.zeros((1, NOISE_BLOCK, 2 * z.shape[1] + 1), dtype=np.float32)
-        return cls(z, memory, torch.tensor([tiles]).float(), [rng], noise, np.array([NOISE_BLOCK]))
+        return cls(z, memory, np.array([tiles], np.float32), [rng], noise, np.array([NOISE_BLOCK]))
 
     def __len__(self) -> int:
         return len(self.rngs)
@@ -59,7 +59,7 @@ class DreamState:
         return DreamState(
             z=self.z[rows],
             memory=select(self.memory, rows),
-            tiles=self.tiles[rows],
+            tiles=self.tiles[index],
             rngs=[deepcopy(self.rngs[i]) for i in index],
             noise=self.noise[index],
             cursor=self.cursor[index],
@@ -105,7 +105,7 @@ class Dream:
         latents = world_model.config.vae.latent_size
         self.z = torch.zeros(lanes, latents, device=self.device)
         self.memory_state = world_model.memory.initial_state(lanes)
-        self.tiles = torch.zeros(lanes, device=self.device)
+        self.tiles = np.zeros(lanes, dtype=np.float32)
         self.rngs: list[np.random.Generator] = [np.random.default_rng() for _ in range(lanes)]
         # each row: Z uniforms that choose components, one for the end, Z normals
         self.noise = np.zeros((lanes, NOISE_BLOCK, 2 * latents + 1), dtype=np.float32)
@@ -150,14 +150,14 @@ class Dream:
         if state is None:
             if start is None:
                 start = self.choices[[self.rngs[lane].integers(len(self.choices)) for lane in lanes]]
-            z, memory, tiles = self.world_model.start_states
+            z, memory = self.world_model.start_states
             picked = torch.from_numpy(start.astype(np.int64))  # torch indexes with no other whole numbers
-            z, memory, tiles = z[picked], select(memory, picked), tiles[picked]
+            z, memory, tiles = z[picked], select(memory, picked), self.world_model.starts.tiles[start]
         else:
             z, memory, tiles = state.z, state.memory, state.tiles
         self.z[rows] = z.to(self.device)
         self.memory_state = put(self.memory_state, rows, tuple(part.to(self.device) for part in memory))
-        self.tiles[rows] = tiles.to(self.device)
+        self.tiles[lanes] = tiles
 
     def check_reset(
         self, lanes: npt.NDArray[np.int64], start: npt.NDArray[np.int64] | None, state: DreamState | None
@@ -192,19 +192,21 @@ class Dream:
         self.memory_state = memory.step(self.z, torch.from_numpy(actions).to(self.device), self.memory_state)
         prediction = memory.predict(memory.hidden(self.memory_state))
         if self.sampling == "mode":
-            self.z = mixture_mode(prediction)
-            failed = prediction.end_logit > 0
+            self.z, threshold = mixture_mode(prediction), np.full(self.lanes, 0.5, np.float32)
         else:
             noise, latents = self._draw(running), self.z.shape[1]
+            drawn = torch.from_numpy(noise).to(self.device)
             self.z = sample_mixture(
-                prediction, self.temperature, uniform=noise[:, :latents], normal=noise[:, latents + 1 :]
+                prediction, self.temperature, uniform=drawn[:, :latents], normal=drawn[:, latents + 1 :]
             )
-            failed = noise[:, latents] < prediction.end_logit.sigmoid()
-        tiles = torch.minimum(prediction.tiles, reward.lap_tiles - self.tiles)
+            threshold = noise[:, latents]
+        # what follows are a few numbers a lane: numpy takes a fraction of torch's time for them
+        failed = threshold < prediction.end_logit.sigmoid().cpu().numpy()
+        tiles = np.minimum(prediction.tiles.cpu().numpy(), reward.lap_tiles - self.tiles)
         self.tiles = self.tiles + tiles
         finished = (self.tiles >= reward.lap_tiles - LAP_TOLERANCE) & ~failed
-        pay = torch.where(failed, reward.failure, tiles.double() * reward.scale + reward.per_step)
-        return pay.cpu().numpy(), failed.cpu().numpy(), finished.cpu().numpy()
+        pay = np.where(failed, reward.failure, tiles.astype(np.float64) * reward.scale + reward.per_step)
+        return pay, failed, finished
 
     def get_state(self, lanes: Sequence[int] | slice = slice(None)) -> DreamState:
         """Return a copy of some lanes' present moments."""
@@ -216,7 +218,7 @@ class Dream:
         """Decode the present latents of some lanes to frames, uint8 ``(n, 64, 64, 3)``."""
         return (self.world_model.vae.decode(self.z[lanes]) * 255).round().to(torch.uint8).cpu().numpy()
 
-    def _draw(self, running: npt.NDArray[np.bool_] | None) -> Tensor:
+    def _draw(self, running: npt.NDArray[np.bool_] | None) -> npt.NDArray[np.float32]:
         """Return the next row of noise of each running lane, ``(N, 2 Z + 1)``; other rows mean nothing."""
         uniforms = self.z.shape[1] + 1
         empty = self.cursor == NOISE_BLOCK
@@ -227,4 +229,4 @@ class Dream:
             self.cursor[lane] = 0
         rows = self.noise[np.arange(self.lanes), self.cursor % NOISE_BLOCK]
         self.cursor += 1 if running is None else running
-        return torch.from_numpy(rows).to(self.device)
+        return rows

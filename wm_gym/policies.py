@@ -9,6 +9,8 @@ from typing import Any, Protocol, runtime_checkable
 import gymnasium as gym
 import numpy as np
 
+from wm_gym.actions import rescale
+
 State = tuple[np.ndarray, ...] | None
 
 
@@ -196,6 +198,24 @@ class ActionBursts:
         return action, state
 
 
+class RescaledPolicy:
+    """A policy that acts in a Box from -1 to 1, as agents of `wm_gym.sb3` do, mapped to the env's own Box."""
+
+    def __init__(self, policy: Policy, action_space: gym.spaces.Box) -> None:
+        self.policy, self.space = policy, action_space
+
+    def predict(
+        self,
+        observation: np.ndarray,
+        state: State = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, State]:
+        """Return the policy's action, mapped."""
+        action, state = self.policy.predict(observation, state, episode_start, deterministic)
+        return rescale(action, self.space), state
+
+
 def load_policy(name: str | Path, env: gym.Env | gym.vector.VectorEnv, seed: int | None = None) -> Policy:
     """Return the policy called ``name`` for ``env``.
 
@@ -227,17 +247,17 @@ def load_policy(name: str | Path, env: gym.Env | gym.vector.VectorEnv, seed: int
     from wm_gym.models.controller import Controller
 
     controller = Controller.from_pretrained(name)
-    if observation_space.shape != (controller.config.observation_size,) or action_space.shape != (
-        controller.config.action_size,
-    ):
+    config = controller.config
+    acts = gym.spaces.Box(np.array(config.low, np.float32), np.array(config.high, np.float32))
+    if observation_space.shape != (config.observation_size,) or action_space != acts:
         raise ValueError(
-            f"the controller {name} maps {controller.config.observation_size} observations to "
-            f"{controller.config.action_size} actions, but the env has {observation_space} and {action_space}"
+            f"the controller {name} maps {config.observation_size} observations to {acts}, "
+            f"but the env has {observation_space} and {action_space}"
         )
     return controller
 
 
-def _load_sb3(path: Path, observation_space: gym.Space, action_space: gym.Space) -> Policy:
+def _load_sb3(path: Path, observation_space: gym.Space, action_space: gym.spaces.Box) -> Policy:
     """Load a Stable-Baselines3 model, trying the algorithm that its file name starts with (``ppo_dream.zip``)."""
     import stable_baselines3
 
@@ -248,9 +268,11 @@ def _load_sb3(path: Path, observation_space: gym.Space, action_space: gym.Space)
     if prefix not in algorithms:
         raise ValueError(f"can't tell the algorithm of {path}: its name must start with one of {sorted(algorithms)}")
     model = getattr(stable_baselines3, algorithms[prefix]).load(path, device="cpu")
-    if model.observation_space.shape != observation_space.shape or model.action_space.shape != action_space.shape:
-        raise ValueError(
-            f"{path} was trained on {model.observation_space} and {model.action_space}, "
-            f"but the env has {observation_space} and {action_space}"
-        )
-    return model
+    if model.observation_space == observation_space and model.action_space == action_space:
+        return model
+    if model.observation_space == observation_space and model.action_space == gym.spaces.Box(-1, 1, action_space.shape):
+        return RescaledPolicy(model, action_space)
+    raise ValueError(
+        f"{path} was trained on {model.observation_space} and {model.action_space}, "
+        f"but the env has {observation_space} and {action_space}"
+    )

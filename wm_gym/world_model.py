@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -39,6 +40,11 @@ class RewardConfig:
     failure: float = -100.0
     lap_tiles: float = 295.0
 
+    def __post_init__(self) -> None:
+        values = (self.scale, self.per_step, self.failure, self.lap_tiles)
+        if not all(isinstance(value, (int, float)) and math.isfinite(value) for value in values) or self.lap_tiles <= 0:
+            raise ValueError(f"rewards are finite numbers, and a lap has tiles, got {self}")
+
 
 @dataclass(frozen=True)
 class WorldModelConfig:
@@ -64,6 +70,8 @@ class WorldModelConfig:
         check_version(self.frames)
         if self.latent not in LATENTS:
             raise ValueError(f"unknown latent {self.latent!r}: expected one of {LATENTS}")
+        if self.vae.latent_size != self.memory.latent_size:
+            raise ValueError(f"V has {self.vae.latent_size} latents, but M has {self.memory.latent_size}")
 
     @property
     def observation_size(self) -> int:
@@ -134,15 +142,15 @@ class WorldModel:
         return self
 
     @cached_property
-    def start_states(self) -> tuple[Tensor, State, Tensor]:
-        """What a dream begins with at each of the S starts: z ``(S, Z)``, the memory's state, tiles ``(S,)``.
+    def start_states(self) -> tuple[Tensor, State]:
+        """What a dream begins with at each of the S starts: z ``(S, Z)`` and the memory's state.
 
         The memory is run over each start's window of real latents and actions; an episode's start has h = 0.
         """
         with torch.inference_mode():
-            z, actions, length, tiles = (
+            z, actions, length = (
                 torch.from_numpy(array).to(self.device)
-                for array in (self.starts.z, self.starts.actions, self.starts.length, self.starts.tiles)
+                for array in (self.starts.z, self.starts.actions, self.starts.length)
             )
             state = self.memory.initial_state(len(self.starts))
             for t in range(actions.shape[1]):
@@ -150,7 +158,7 @@ class WorldModel:
                 state = put(
                     state, running, self.memory.step(z[running, t], actions[running, t], select(state, running))
                 )
-            return z[torch.arange(len(z)), length], state, tiles
+            return z[torch.arange(len(z)), length], state
 
     def save(self, folder: str | Path) -> None:
         """Write ``config.json`` and float16 weights into ``folder``, replacing an artifact there."""

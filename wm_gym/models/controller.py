@@ -31,6 +31,12 @@ class ControllerConfig:
     high: tuple[float, ...] = (1.0, 1.0, 1.0)
     training: dict[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        artifact.check_sizes(self, "observation_size")
+        bounds = np.array([self.low, self.high]) if len(self.low) == len(self.high) else np.zeros((2, 0))
+        if not bounds.size or not np.isfinite(bounds).all() or not (bounds[0] < bounds[1]).all():
+            raise ValueError(f"actions need finite bounds, low below high, got {self.low} and {self.high}")
+
     @classmethod
     def for_spaces(cls, observation_space: gym.Space, action_space: gym.Space) -> ControllerConfig:
         """Return the config of a controller for an env.
@@ -118,7 +124,7 @@ class Controller:
         fields = artifact.read_config(folder, "controller")
         try:
             config = ControllerConfig(
-                observation_size=int(fields["observation_size"]),
+                observation_size=fields["observation_size"],
                 low=tuple(float(bound) for bound in fields["low"]),
                 high=tuple(float(bound) for bound in fields["high"]),
                 training=dict(fields["training"]),

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from wm_gym.artifact import check_sizes
 from wm_gym.models.memory import Prediction, State
 
 
@@ -27,6 +28,9 @@ class MDNRNNConfig:
     hidden_size: int = 256
     mixtures: int = 5
 
+    def __post_init__(self) -> None:
+        check_sizes(self, "latent_size", "action_size", "hidden_size", "mixtures")
+
 
 class MDNRNN(nn.Module):
     """LSTM memory with heads for the next latent's mixture, the expected tiles and the end.
@@ -38,13 +42,12 @@ class MDNRNN(nn.Module):
         super().__init__()
         self.config = config
         self.lstm = nn.LSTM(config.latent_size + config.action_size, config.hidden_size, batch_first=True)
-        self.mixture = nn.Linear(config.hidden_size, 3 * config.latent_size * config.mixtures)
-        self.tiles = nn.Linear(config.hidden_size, 1)
-        self.end = nn.Linear(config.hidden_size, 1)
+        # one product for all heads: the mixture's logits, mu and log σ, then the tiles and the end
+        self.heads = nn.Linear(config.hidden_size, 3 * config.latent_size * config.mixtures + 2)
 
     def initial_state(self, lanes: int) -> State:
         """Return h = c = 0 for each lane."""
-        zeros = self.mixture.weight.new_zeros(lanes, self.config.hidden_size)
+        zeros = self.heads.weight.new_zeros(lanes, self.config.hidden_size)
         return zeros, zeros.clone()
 
     def step(self, z: Tensor, action: Tensor, state: State) -> State:
@@ -64,12 +67,12 @@ class MDNRNN(nn.Module):
 
     def predict(self, hidden: Tensor) -> Prediction:
         """Read all heads from h."""
-        shape = (*hidden.shape[:-1], 3, self.config.latent_size, self.config.mixtures)
-        logits, mu, log_sigma = self.mixture(hidden).view(shape).unbind(-3)
+        out, shape = self.heads(hidden), (3, self.config.latent_size, self.config.mixtures)
+        logits, mu, log_sigma = out[..., :-2].unflatten(-1, shape).unbind(-3)
         return Prediction(
             logits=logits,
             mu=mu,
             log_sigma=log_sigma.clamp(-6, 3),
-            tiles=F.softplus(self.tiles(hidden).squeeze(-1)),
-            end_logit=self.end(hidden).squeeze(-1),
+            tiles=F.softplus(out[..., -2]),
+            end_logit=out[..., -1],
         )

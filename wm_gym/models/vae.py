@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from wm_gym.artifact import check_sizes
+
 
 @dataclass(frozen=True)
 class VAEConfig:
@@ -19,6 +21,11 @@ class VAEConfig:
 
     latent_size: int = 32
     channels: tuple[int, int, int, int] = (32, 64, 128, 256)
+
+    def __post_init__(self) -> None:
+        check_sizes(self, "latent_size", "channels")
+        if len(self.channels) != 4:
+            raise ValueError(f"a VAE has four convolutions, got channels {self.channels}")
 
 
 class FromPoint(nn.ConvTranspose2d):

@@ -1,0 +1,184 @@
+"""A Gymnasium vector env as a Stable-Baselines3 VecEnv: hundreds of dreams under one agent.
+
+from stable_baselines3 import PPO
+from wm_gym.sb3 import make_sb3_vec
+
+agent = PPO("MlpPolicy", make_sb3_vec("DreamCarRacing-v0", 256)).learn(1_000_000)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+from stable_baselines3.common.env_util import is_wrapped
+from stable_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvIndices, VecEnvObs, VecEnvStepReturn
+
+from wm_gym.actions import rescale
+from wm_gym.evaluate import make_lanes
+
+
+def make_sb3_vec(env_id: str, num_envs: int = 1, rescale_actions: bool = True, **kwargs: Any) -> SB3VecEnv:
+    """Return lanes of an env for Stable-Baselines3.
+
+    The dream's lanes share one batched network; the real env gets a process for each lane.
+
+    Args:
+        env_id: "DreamCarRacing-v0", "LatentCarRacing-v0" or another id.
+        num_envs: number of lanes.
+        rescale_actions: see `SB3VecEnv`.
+        **kwargs: of the env.
+    """
+    return SB3VecEnv(make_lanes(env_id, num_envs, **kwargs), rescale_actions)
+
+
+class SB3VecEnv(VecEnv):
+    """A Gymnasium vector env under Stable-Baselines3's contract.
+
+    A lane whose episode is over is reset at once: what it saw last is ``info["terminal_observation"]``, and
+    ``info["TimeLimit.truncated"]`` says whether only the time limit ended it, so that values are bootstrapped there.
+
+    Args:
+        envs: with autoreset DISABLED or SAME_STEP.
+        rescale_actions: show the agent a Box from -1 to 1 instead of the env's own bounded Box: most algorithms begin
+            with actions around 0, which must not be the bound of gas and brake.
+
+    Raises:
+        ValueError: for a vector env of autoreset mode NEXT_STEP, and for rescaling what is no bounded Box.
+    """
+
+    def __init__(self, envs: VectorEnv, rescale_actions: bool = True) -> None:
+        self.envs = envs
+        self.autoreset_mode = envs.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
+        if self.autoreset_mode == AutoresetMode.NEXT_STEP:
+            raise ValueError(
+                "autoreset mode NEXT_STEP makes a transition of every reset, which Stable-Baselines3 would learn from: "
+                'make the vector env with autoreset_mode="SAME_STEP" or "DISABLED"'
+            )
+        space: gym.Space = envs.single_action_space
+        self.box: gym.spaces.Box | None = None
+        if rescale_actions:
+            if not isinstance(space, gym.spaces.Box) or not space.is_bounded():
+                raise ValueError(f"only a bounded Box can be rescaled, got {space}: pass rescale_actions=False")
+            self.box, space = space, gym.spaces.Box(-1.0, 1.0, space.shape, np.float32)
+        self.actions: np.ndarray = np.zeros(0)
+        super().__init__(envs.num_envs, envs.single_observation_space, space)
+
+    def reset(self) -> VecEnvObs:
+        """Reset all lanes with the seeds and options that were set for them, once.
+
+        Raises:
+            ValueError: for options that differ from lane to lane.
+        """
+        if any(options != self._options[0] for options in self._options):
+            raise ValueError(f"the lanes of one vector env share their reset options, got {self._options}")
+        seeds: Any = list(self._seeds)
+        observation, infos = self.envs.reset(seed=seeds, options=dict(self._options[0]) or None)
+        self.reset_infos = [lane_info(infos, lane) for lane in range(self.num_envs)]
+        self._reset_seeds()
+        self._reset_options()
+        return observation
+
+    def step_async(self, actions: np.ndarray) -> None:
+        """Keep the actions for `step_wait`."""
+        self.actions = actions if self.box is None else rescale(actions, self.box)
+
+    def step_wait(self) -> VecEnvStepReturn:
+        """Step all lanes, and reset those that are over."""
+        observation, reward, terminated, truncated, batched = self.envs.step(self.actions)
+        over = np.logical_or(terminated, truncated)
+        infos = [lane_info(batched, lane) for lane in range(self.num_envs)]
+        for lane in np.flatnonzero(over):
+            if self.autoreset_mode == AutoresetMode.SAME_STEP:
+                self.reset_infos[lane] = {k: v for k, v in infos[lane].items() if k not in ("final_obs", "final_info")}
+                infos[lane] = {**infos[lane]["final_info"], "terminal_observation": infos[lane]["final_obs"]}
+            else:
+                infos[lane]["terminal_observation"] = observation[lane].copy()
+        if over.any() and self.autoreset_mode == AutoresetMode.DISABLED:
+            observation, batched = self.envs.reset(options={"reset_mask": over.copy()})
+            for lane in np.flatnonzero(over):
+                self.reset_infos[lane] = lane_info(batched, int(lane))
+        for info, cut, ended in zip(infos, truncated, terminated, strict=True):
+            info["TimeLimit.truncated"] = bool(cut and not ended)
+        return observation, np.asarray(reward, dtype=np.float32), over, infos
+
+    def close(self) -> None:
+        """Close the vector env."""
+        self.envs.close()
+
+    def get_images(self) -> Sequence[np.ndarray | None]:
+        """Return a frame of each lane, for "rgb_array"."""
+        frames: Any = self.envs.render() if self.render_mode == "rgb_array" else None
+        return [None] * self.num_envs if frames is None else list(frames)
+
+    def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
+        """Return an attribute of each lane; lanes of one batched env share its attributes."""
+        if isinstance(self.envs, (SyncVectorEnv, AsyncVectorEnv)):
+            values = self.envs.get_attr(attr_name)
+        else:
+            values = (getattr(self.envs, attr_name),) * self.num_envs
+        return [values[lane] for lane in self._get_indices(indices)]
+
+    def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
+        """Set an attribute of lanes.
+
+        Raises:
+            ValueError: for some lanes only of an env whose lanes share their attributes.
+        """
+        chosen = list(self._get_indices(indices))
+        if isinstance(self.envs, SyncVectorEnv):
+            for lane in chosen:
+                self.envs.envs[lane].set_wrapper_attr(attr_name, value)
+        elif isinstance(self.envs, AsyncVectorEnv):
+            values = list(self.envs.get_attr(attr_name))
+            for lane in chosen:
+                values[lane] = value
+            self.envs.set_attr(attr_name, values)
+        elif len(chosen) < self.num_envs:
+            raise ValueError(
+                f"the lanes of {type(self.envs).__name__} share their attributes: set {attr_name!r} in all"
+            )
+        else:
+            setattr(self.envs, attr_name, value)
+
+    def env_method(
+        self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any
+    ) -> list[Any]:
+        """Call a method of each lane; of a batched env once, whose answer is given for each lane.
+
+        Raises:
+            ValueError: for some lanes only of an env whose lanes are in processes or one batch.
+        """
+        chosen = list(self._get_indices(indices))
+        if isinstance(self.envs, SyncVectorEnv):
+            return [
+                self.envs.envs[lane].get_wrapper_attr(method_name)(*method_args, **method_kwargs) for lane in chosen
+            ]
+        if len(chosen) < self.num_envs:
+            raise ValueError(f"{type(self.envs).__name__} calls {method_name!r} in all lanes or in none")
+        if isinstance(self.envs, AsyncVectorEnv):
+            return list(self.envs.call(method_name, *method_args, **method_kwargs))
+        return [getattr(self.envs, method_name)(*method_args, **method_kwargs)] * self.num_envs
+
+    def env_is_wrapped(self, wrapper_class: type[gym.Wrapper], indices: VecEnvIndices = None) -> list[bool]:
+        """Return whether each lane has a wrapper; lanes in processes or one batch show none."""
+        singles: Iterable[int] = self._get_indices(indices)
+        if not isinstance(self.envs, SyncVectorEnv):
+            return [False for _ in singles]
+        return [is_wrapped(self.envs.envs[lane], wrapper_class) for lane in singles]
+
+
+def lane_info(infos: dict[str, Any], lane: int) -> dict[str, Any]:
+    """Return one lane's info of a Gymnasium vector env's batched infos."""
+    found = {}
+    for key, value in infos.items():
+        if key.startswith("_") or not infos.get(f"_{key}", np.ones(lane + 1, dtype=bool))[lane]:
+            continue
+        if isinstance(value, dict):
+            found[key] = lane_info(value, lane)
+        else:
+            found[key] = value[lane].copy() if isinstance(value[lane], np.ndarray) else value[lane]
+    return found
