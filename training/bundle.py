@@ -140,7 +140,8 @@ def main(args: Args) -> Path:
     Controller.from_pretrained(args.run / "best" / "controller").save(folder / "controller")
     text = card(args.name, training, args.results, args.note)
     write_atomic(folder / "README.md", lambda file: file.write(text.encode()))
-    for picture in ("rounds.png", "curves.png", f"rounds/{best['round']:03d}/strip.png"):
+    drawn = Path("rounds") / f"{best['round']:03d}"
+    for picture in ("rounds.png", "curves.png", drawn / "strip.png", drawn / "gap.png"):
         shutil.copy(args.run / picture, args.results)
     return folder
 
