@@ -23,7 +23,9 @@ SMOKE = PRESETS["smoke"]
 MOMENTS = {
     "collecting, some drives unfinished": lambda run: len(episode_files(run / "rollouts")) > SMOKE.random_episodes,
     "training V, one epoch of two": lambda run: (run / "vae" / "checkpoint.pt").is_file(),
-    "in the first round's drives": lambda run: len(episode_files(run / "rollouts")) > first_drives(),
+    "in the second round's drives": lambda run: (
+        len(episode_files(run / "rollouts")) > first_drives() + SMOKE.own_episodes
+    ),
 }
 
 
