@@ -17,7 +17,7 @@ import tyro
 from benchmarks import score
 from benchmarks.report import RESULTS, TEST_SEEDS, write_report
 from training import train_controller
-from training.loop import PRESETS
+from training.presets import PRESETS
 from wm_gym.evaluate import summarize
 from wm_gym.world_model import WorldModel
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from training.checkpoints import read_log
-from training.loop import PRESETS
+from training.presets import PRESETS
 from training.rollouts import Episode, episode_files, open_frames
 from training.train_controller import DREAM, REAL
 from wm_gym.models.controller import Controller

@@ -10,9 +10,10 @@ from conftest import make_world_model
 from training import bundle, loop, train_vae
 from training.checkpoints import append_log, read_log
 from training.files import write_json
+from training.presets import PRESETS
 from wm_gym.models.controller import Controller
 
-SMOKE = loop.PRESETS["smoke"]
+SMOKE = PRESETS["smoke"]
 
 
 @pytest.fixture

@@ -307,7 +307,7 @@ def test_evolution_stopped_and_gone_on_with_gives_the_result_of_one_run(world_mo
 
 def test_all_members_meet_the_same_seeds(world_model_folder):
     config, seeds = ControllerConfig(), np.array([5, 9])
-    one, other = np.random.default_rng(0).normal(0, 0.1, (2, config.parameters))
+    one, other = np.random.default_rng(0).normal(0, 0.3, (2, config.parameters))
     members = np.stack([one, other, one, one])
     results = []
     for lanes in (8, 3, 1):  # all at once, with lanes left over, one after the other
@@ -320,7 +320,7 @@ def test_all_members_meet_the_same_seeds(world_model_folder):
     for scores in results:
         np.testing.assert_allclose(scores, results[0], rtol=1e-4)
         np.testing.assert_allclose(scores[2:], scores[0], rtol=1e-4)
-        assert abs(scores[1] - scores[0]) > 1e-4
+        assert abs(scores[1] - scores[0]) > 1e-3
 
 
 def test_every_generation_has_seeds_of_its_own_for_all_members(world_model_folder, tmp_path, monkeypatch):

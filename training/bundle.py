@@ -18,7 +18,8 @@ import tyro
 
 from training.checkpoints import read_log
 from training.files import write_atomic
-from training.loop import PRESETS, keep_best
+from training.loop import keep_best
+from training.presets import PRESETS
 from wm_gym.artifact import PRETRAINED
 from wm_gym.models.controller import Controller
 from wm_gym.world_model import WorldModel

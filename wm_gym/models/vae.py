@@ -29,7 +29,7 @@ class VAEConfig:
 
 
 class FromPoint(nn.ConvTranspose2d):
-    """A transposed convolution of 1x1 features, computed as the matrix product that it is, in a third of the time."""
+    """A transposed convolution of 1x1 features, computed as the matrix product that it is: faster."""
 
     def forward(self, features: Tensor, output_size: list[int] | None = None) -> Tensor:
         """Return ``(B, C, K, K)`` for features ``(B, F, 1, 1)``."""

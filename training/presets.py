@@ -1,0 +1,138 @@
+"""The settings of a run of `training.loop`, and its presets."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import tyro
+
+from training import gradient, train_controller, train_rnn, train_vae
+
+MOST_CANDIDATES = 50
+"""Controllers of a run that real drives may choose among: more, and the real env would train the controller."""
+
+
+@dataclass
+class Args:
+    """A run. The paths inside the stages' settings are set by --run; --track and --tf32 are one switch for all."""
+
+    preset: str = "laptop"
+    """the defaults of all other settings: smoke, laptop or paper"""
+    run: Path = Path("runs/default")
+    """folder of the run"""
+    rounds: int = 12
+    """of collecting, training and evolving"""
+    random_episodes: int = 30
+    """first data: drives of held random actions"""
+    random_steps: int = 500
+    """length of these drives"""
+    scripted_episodes: int = 70
+    """first data: drives of scripted, privileged drivers with bursts of random actions; 0 trains from scratch"""
+    candidates: int = 4
+    """controllers that each round finds, in dreams from cool to hot; they drive the real car, and the best goes on"""
+    coolest: float = 1.4
+    """τ of the first candidate's dreams"""
+    hottest: float = 3.2
+    """τ of the last candidate's dreams; those between are spaced evenly on a logarithmic scale"""
+    own_episodes: int = 32
+    """real drives of a round's candidates in turn, for the choice between them and for the next round's data"""
+    own_patience: int = 150
+    """an own drive, or one of varied drivers, is over after so many steps without a new tile"""
+    own_burst_rate: float = 0.01
+    """probability a step that a burst of one random action disturbs an own drive"""
+    vae_epochs: int = 1
+    """more epochs of V in a round after the first whose frames V does not know (vae.epochs is the first round's)"""
+    vae_tolerance: float = 3.0
+    """V knows frames that it reconstructs with at most so many times the error of all frames before them"""
+    rnn_epochs: int = 10
+    """more epochs of M in each round after the first (rnn.epochs is the first round's)"""
+    rnn_learning_rate: float = 2e-3
+    """of these epochs (rnn.learning_rate is the first round's)"""
+    real_generations: int = 0
+    """evolve a controller on the real env too, for so many generations, after the last round"""
+    validation_tracks: int = 20
+    """real validation tracks that a round's controller drives, and as many dreams"""
+    finalists: int = 2
+    """the best rounds, which drive all validation tracks at last: the best of them is the run's result"""
+    max_steps: int = 1000
+    """steps of a real drive at most"""
+    workers: int = 2
+    """processes that drive the real env"""
+    tf32: bool = False
+    """let CUDA round products and convolutions to TF32 in all training; the stages' own switches do not count"""
+    track: bool = True
+    """log to Weights & Biases (offline unless logged in); --no-track logs to log.jsonl alone"""
+    vae: train_vae.Args = field(default_factory=train_vae.Args)
+    """V"""
+    rnn: train_rnn.Args = field(default_factory=train_rnn.Args)
+    """M"""
+    controller: train_controller.Args = field(default_factory=train_controller.Args)
+    """C"""
+
+
+PRESETS = {
+    "smoke": Args(
+        preset="smoke",
+        rounds=2,
+        random_episodes=3,
+        random_steps=80,
+        scripted_episodes=5,
+        candidates=2,
+        own_episodes=4,
+        rnn_epochs=1,
+        real_generations=1,
+        validation_tracks=2,
+        finalists=1,
+        max_steps=150,
+        vae=train_vae.Args(epochs=2, batch=64),
+        rnn=train_rnn.Args(epochs=3, held_out=4),
+        controller=train_controller.Args(
+            generations=2, population=6, rollouts=2, max_steps=50, gradient=gradient.Args(steps=2, walkers=4)
+        ),
+    ),
+    "laptop": Args(
+        rounds=6,
+        candidates=3,
+        coolest=1.5,
+        hottest=3.0,
+        own_episodes=24,
+        own_patience=100,
+        random_episodes=10,
+        random_steps=300,
+        scripted_episodes=150,
+        rnn_epochs=8,
+        rnn_learning_rate=1e-3,
+        validation_tracks=10,
+        vae=train_vae.Args(epochs=3, batch=128, error_weight=3.0),
+        rnn=train_rnn.Args(epochs=80),
+        controller=train_controller.Args(
+            generations=1,
+            sigma=0.03,
+            starts="any",
+            gradient=gradient.Args(steps=80),
+        ),
+    ),
+    "paper": Args(
+        preset="paper",
+        rounds=1,
+        candidates=1,
+        coolest=1.15,
+        random_episodes=10_000,
+        random_steps=1000,
+        scripted_episodes=0,
+        vae=train_vae.Args(epochs=10, batch=100, learning_rate=1e-4, free_bits=0.5),
+        rnn=train_rnn.Args(epochs=20, batch=100, chunk=1000, learning_rate=1e-3),
+        controller=train_controller.Args(generations=1800, population=64, rollouts=16),
+        validation_tracks=100,
+    ),
+}
+
+
+def parse(arguments: list[str] | None = None, description: str | None = None) -> Args:
+    """Read the command line: --preset chooses the defaults of all other flags."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--preset", choices=sorted(PRESETS), default="laptop")
+    known, _ = parser.parse_known_args(arguments)
+    return tyro.cli(Args, default=PRESETS[known.preset], args=arguments, description=description)
