@@ -354,10 +354,11 @@ def test_evolution_after_gradients_stopped_and_gone_on_with_gives_the_result_of_
     assert not call.args[1].any()  # begins at zero
 
 
-def test_pay_beyond_the_pace_counts_a_tenth():
+def test_pay_beyond_the_pace_counts_against_a_walker():
     pay = torch.tensor([-0.1, 0.0, 1.0, 1.15, 1.25, 2.15])
-    expected = torch.tensor([-0.1, 0.0, 1.0, 1.15, 1.16, 1.25])
-    torch.testing.assert_close(gradient.weighed(pay, 1.15), expected)
+    expected = torch.tensor([-0.1, 0.0, 1.0, 1.15, 1.13, 0.95])
+    torch.testing.assert_close(gradient.weighed(pay, 1.15, -0.2), expected)
+    torch.testing.assert_close(gradient.weighed(pay, 1.15, 1.0), pay)
 
 
 def test_the_real_env_has_no_gradients(world_model_folder, tmp_path):

@@ -4,8 +4,9 @@ A dream is differentiable: z is reparameterised (mu + σ · noise of the chosen 
 and the end is a probability. A few hundred walkers dream on and on; at each step of the ascent they look ahead, and
 the gradient of what they earn flows back through memory and latents into C's weights.
 
-What they earn is weighed: beyond `Args.pace` a faster car earns only a tenth of what its tiles pay. A lap has so many
-tiles and no more, which a short look ahead can't see: paid in full, it drives at 90 m/s and leaves the road.
+What they earn is weighed: beyond `Args.pace` more tiles count nothing, or even against a walker (`Args.beyond`). A lap
+has so many tiles and no more, which a short look ahead can't see: paid in full, it drives at 90 m/s and leaves the road;
+paid a little, it makes up in speed for the tiles that it misses in bends, and a missed tile keeps the real lap open.
 """
 
 from __future__ import annotations
@@ -43,8 +44,9 @@ class Args:
     saturation: float = 0.05
     """price of an action's squared excess over 1.5 before its tanh: a saturated action has no gradient"""
     pace: float = 1.15
-    """what the tiles of a step must pay for a lap in time; more than that counts a tenth, since a lap has only so many
-    tiles: a faster car saves little, and one off the road loses all that are left"""
+    """what the tiles of a step must pay for a lap in time: 1 is a lap in 1000 steps"""
+    beyond: float = -0.2
+    """what counts of pay beyond the pace: 1 is all of it; below 0, a faster car is a worse one"""
 
 
 BLOCK = 20
@@ -66,9 +68,9 @@ class LinearPolicy:
         return torch.clamp(self.scale * inside.tanh(), self.low, self.high), inside
 
 
-def weighed(pay: Tensor, pace: float) -> Tensor:
-    """Return what pay per step counts in the ascent: all of it up to the pace, a tenth beyond."""
-    return torch.minimum(pay, pace + 0.1 * (pay - pace))
+def weighed(pay: Tensor, pace: float, beyond: float) -> Tensor:
+    """Return what pay per step counts in the ascent: all of it up to the pace, ``beyond`` of it from there on."""
+    return pay.clamp_max(pace) + beyond * (pay - pace).clamp_min(0)
 
 
 def ascend(
@@ -136,7 +138,8 @@ def ascend(
                 block.append(alive * (1 - failing) * prediction.tiles * reward.scale)
                 paid = paid + alive * failing * reward.failure
                 if len(block) == BLOCK or t == ahead - 1:
-                    paid, block = paid + len(block) * weighed(torch.stack(block).mean(0), args.pace), []
+                    paid = paid + len(block) * weighed(torch.stack(block).mean(0), args.pace, args.beyond)
+                    block = []
                 count = count + prediction.tiles.detach()
                 alive = alive * (1 - failing) * (count < reward.lap_tiles)  # the lap pays once
                 if t < args.acting:

@@ -93,8 +93,8 @@ PRESETS = {
         ),
     ),
     "laptop": Args(
-        rounds=6,
-        candidates=3,
+        rounds=8,
+        candidates=4,
         coolest=1.5,
         hottest=3.0,
         own_episodes=24,
@@ -105,6 +105,7 @@ PRESETS = {
         rnn_epochs=8,
         rnn_learning_rate=1e-3,
         validation_tracks=10,
+        finalists=3,
         vae=train_vae.Args(epochs=3, batch=128, error_weight=3.0),
         rnn=train_rnn.Args(epochs=80),
         controller=train_controller.Args(
