@@ -5,8 +5,8 @@ and the end is a probability. A few hundred walkers dream on and on; at each ste
 the gradient of what they earn flows back through memory and latents into C's weights.
 
 What they earn is weighed: beyond `Args.pace` more tiles count nothing, or even against a walker (`Args.beyond`). A lap
-has so many tiles and no more, which a short look ahead can't see: paid in full, it drives at 90 m/s and leaves the road;
-paid a little, it makes up in speed for the tiles that it misses in bends, and a missed tile keeps the real lap open.
+has so many tiles and no more, which a short look ahead can't see: paid in full, it drives at 90 m/s and leaves the
+road; paid a little, it makes up in speed for tiles that it misses in bends, and a missed tile keeps the real lap open.
 """
 
 from __future__ import annotations
