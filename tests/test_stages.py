@@ -20,7 +20,7 @@ from wm_gym.evaluate import make_lanes
 from wm_gym.models.controller import Controller, ControllerConfig
 from wm_gym.models.mdn_rnn import MDNRNNConfig
 from wm_gym.models.vae import VAEConfig
-from wm_gym.world_model import WorldModel
+from wm_gym.world_model import Starts, WorldModel
 
 FRAMES = "gauges96"
 SMALL = VAEConfig(channels=(4, 8, 8, 8))
@@ -366,6 +366,31 @@ def test_the_real_env_has_no_gradients(world_model_folder, tmp_path):
         train_controller.main(
             evolving(world_model_folder, tmp_path, env=train_controller.REAL, gradient=gradient.Args(steps=1))
         )
+
+
+def test_a_controller_of_z_only_has_no_weights_of_h(world_model_folder, tmp_path):
+    how = {"z_only": True, "gradient": gradient.Args(steps=3, walkers=4, acting=3, coasting=2)}
+    train_controller.main(evolving(world_model_folder, tmp_path, **how))
+    for name in ("controller", "population"):
+        members = Controller.from_pretrained(tmp_path / name).parameters.reshape(-1, 3, 289)
+        assert not members[:, :, 32:-1].any()
+        assert members[:, :, :32].any() and members[:, :, -1].any()
+
+
+def test_the_ascent_in_the_mode_has_no_noise_of_its_own(tmp_path):
+    """Only the starts are drawn, and with one start nothing is: the temperature changes nothing."""
+    model, config = make_world_model(), ControllerConfig()
+    model.starts = Starts(*(each[:1] for each in vars(model.starts).values()))
+    args = gradient.Args(steps=2, walkers=4, acting=3, coasting=2)
+    zeros = np.zeros(config.parameters)
+    cool, hot, noisy = (
+        gradient.ascend(model, zeros, config, args, temperature, 0, sampling)
+        for temperature, sampling in ((0.5, "mode"), (3.0, "mode"), (3.0, "sample"))
+    )
+    np.testing.assert_array_equal(cool, hot)
+    assert not np.array_equal(hot, noisy)
+    with pytest.raises(ValueError, match="sampling must be"):
+        gradient.ascend(model, zeros, config, args, 1.0, 0, "mean")
 
 
 @pytest.mark.parametrize("rows", [1.0, 0.03])

@@ -21,7 +21,7 @@ from tqdm import trange
 
 from training.checkpoints import cosine
 from wm_gym.models.controller import ControllerConfig
-from wm_gym.models.memory import put, sample_mixture, select
+from wm_gym.models.memory import mixture_mode, put, sample_mixture, select
 from wm_gym.world_model import WorldModel
 
 
@@ -45,7 +45,7 @@ class Args:
     """price of an action's squared excess over 1.5 before its tanh: a saturated action has no gradient"""
     pace: float = 1.15
     """what the tiles of a step must pay for a lap in time: 1 is a lap in 1000 steps"""
-    beyond: float = -0.2
+    beyond: float = -0.3
     """what counts of pay beyond the pace: 1 is all of it; below 0, a faster car is a worse one"""
 
 
@@ -80,25 +80,31 @@ def ascend(
     args: Args,
     temperature: float,
     seed: int,
+    sampling: str = "sample",
+    z_only: bool = False,
 ) -> npt.NDArray[np.float64]:
     """Return C's parameters ``(P,)`` after ``args.steps`` steps of ascent on what dreams pay.
 
     A walker that ends, finishes its lap or is old begins again at one of the world model's starts.
 
     Args:
-        model: the dream; sampled at ``temperature``, from any of its starts.
+        model: the dream, from any of its starts.
         parameters: ``(P,)``, where to begin.
         config: of C.
         args: how.
-        temperature: τ.
+        temperature: τ, for ``sampling="sample"``.
         seed: of starts and noise.
+        sampling: as the dream's: "sample", or "mode" for the mean of the likeliest component.
+        z_only: keep C's weights of h at what they are.
 
     Raises:
-        ValueError: for no walkers, or a look ahead without actions.
+        ValueError: for no walkers, a look ahead without actions, or an unknown sampling.
         FloatingPointError: when the gradient is not finite.
     """
     if args.walkers < 1 or args.acting < 1 or args.coasting < 0:
         raise ValueError(f"a look ahead needs walkers that act, got {args}")
+    if sampling not in ("sample", "mode"):
+        raise ValueError(f'sampling must be "sample" or "mode", got {sampling!r}')
     memory, reward, device = model.memory, model.config.reward, model.device
     policy = LinearPolicy(parameters, config, device)
     optimizer = torch.optim.Adam([policy.rows], lr=args.learning_rate)
@@ -133,7 +139,10 @@ def ascend(
                 memorised = memory.step(dreamt, action, memorised)
                 prediction = memory.predict(memory.hidden(memorised))
                 noise = torch.randn(n, latents, generator=generator).to(device)
-                dreamt = sample_mixture(prediction, temperature, uniform(n, latents), noise)
+                if sampling == "mode":
+                    dreamt = mixture_mode(prediction)
+                else:
+                    dreamt = sample_mixture(prediction, temperature, uniform(n, latents), noise)
                 failing = prediction.end_logit.sigmoid()
                 block.append(alive * (1 - failing) * prediction.tiles * reward.scale)
                 paid = paid + alive * failing * reward.failure
@@ -151,6 +160,9 @@ def ascend(
                 group["lr"] = args.learning_rate * cosine(step / args.steps)
             optimizer.zero_grad()
             (price / args.acting - paid.mean() / ahead).backward()
+            if z_only:
+                assert policy.rows.grad is not None
+                policy.rows.grad[:, latents:-1] = 0
             norm = torch.nn.utils.clip_grad_norm_([policy.rows], 1.0)
             if not norm.isfinite():
                 raise FloatingPointError(

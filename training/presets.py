@@ -97,7 +97,7 @@ PRESETS = {
         candidates=4,
         coolest=1.5,
         hottest=3.0,
-        own_episodes=24,
+        own_episodes=32,
         own_patience=100,
         random_episodes=10,
         random_steps=300,
@@ -110,7 +110,8 @@ PRESETS = {
         rnn=train_rnn.Args(epochs=80),
         controller=train_controller.Args(
             generations=1,
-            sigma=0.03,
+            rollouts=4,
+            sigma=0.003,
             starts="any",
             gradient=gradient.Args(steps=80),
         ),

@@ -55,6 +55,8 @@ class Args:
     """episodes of each member"""
     sigma: float = 0.1
     """CMA-ES's first step size; C starts at zero, or where the gradients lead"""
+    z_only: bool = False
+    """C's weights of h stay zero: how well does it drive without the memory?"""
     diagonal: bool = False
     """separable CMA-ES: learns a variance for each weight, no covariances"""
     max_steps: int = 1000
@@ -105,9 +107,15 @@ def begin(args: Args, config: ControllerConfig) -> cma.CMAEvolutionStrategy:
         return pickle.loads(state.read_bytes())
     if args.gradient.steps:
         model = WorldModel.from_pretrained(args.world_model, str(choose_device(args.device, args.tf32)))
-        mean = gradient.ascend(model, mean, config, args.gradient, args.temperature, args.seed)
+        how: dict[str, Any] = {"sampling": args.sampling, "z_only": args.z_only}
+        mean = gradient.ascend(model, mean, config, args.gradient, args.temperature, args.seed, **how)
     options: dict[str, Any] = {"popsize": args.population, "CMA_diagonal": args.diagonal, "verbose": -9}
     options |= {"seed": np.nan, "randn": randn}
+    if args.z_only:
+        latents = WorldModel.from_pretrained(args.world_model).config.vae.latent_size
+        of_h = np.zeros((config.action_size, config.observation_size + 1), bool)
+        of_h[:, latents:-1] = True
+        options["fixed_variables"] = dict.fromkeys(np.flatnonzero(of_h).tolist(), 0.0)
     return cma.CMAEvolutionStrategy(mean, args.sigma, options)
 
 
