@@ -354,14 +354,37 @@ def test_evolution_after_gradients_stopped_and_gone_on_with_gives_the_result_of_
     assert not call.args[1].any()  # begins at zero
 
 
-def test_pay_beyond_the_pace_counts_against_a_walker():
-    pay = torch.tensor([-0.1, 0.0, 1.0, 1.15, 1.25, 2.15])
-    expected = torch.tensor([-0.1, 0.0, 1.0, 1.15, 1.13, 0.95])
-    torch.testing.assert_close(gradient.weighed(pay, 1.15, -0.2), expected)
-    torch.testing.assert_close(gradient.weighed(pay, 1.15, 1.0), pay)
+def test_pay_beyond_the_pace_counts_against_a_controller():
+    pay = np.array([-100.0, -0.1, 0.0, 1.0, 1.15, 1.25, 2.15])
+    expected = [-100.0, -0.1, 0.0, 1.0, 1.15, 1.13, 0.95]
+    slow = gradient.Objective(pace=1.15, beyond=-0.2)
+    np.testing.assert_allclose(slow.weigh(pay), expected)
+    np.testing.assert_allclose(slow.weigh(torch.from_numpy(pay)), expected)
+    np.testing.assert_array_equal(gradient.Objective().weigh(pay), pay)
 
 
-def test_the_real_env_has_no_gradients(world_model_folder, tmp_path):
+def test_cma_es_follows_the_objective(world_model_folder, tmp_path):
+    """Of dreams that pay a lot for every step, nothing is left when it counts against a controller."""
+    model = make_world_model()
+    with torch.no_grad():
+        model.memory.heads.weight[-2:].zero_()
+        model.memory.heads.bias[-2:] = torch.tensor([1.0, -20.0])
+    model.save(tmp_path / "model")
+    tiles = float(torch.nn.functional.softplus(torch.tensor(1.0)))
+    for beyond in (1.0, 0.0, -1.0):
+        objective = gradient.Objective(pace=1.5, beyond=beyond)
+        out = tmp_path / str(beyond)
+        train_controller.main(evolving(str(tmp_path / "model"), out, objective=objective, generations=1, max_steps=7))
+        (line,) = read_log(out / "log.jsonl")
+        pay = tiles * 1000 / 295
+        expected = 7 * (1.5 + beyond * (pay - 1.5) - 0.1)
+        assert line["population_score"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_real_env_has_no_gradients_and_pays_in_full(world_model_folder, tmp_path):
+    with pytest.raises(ValueError, match="weighed step by step"):
+        objective = gradient.Objective(beyond=0.5)
+        train_controller.main(evolving(world_model_folder, tmp_path, env=train_controller.REAL, objective=objective))
     with pytest.raises(ValueError, match="only a dream has gradients"):
         train_controller.main(
             evolving(world_model_folder, tmp_path, env=train_controller.REAL, gradient=gradient.Args(steps=1))
@@ -384,13 +407,13 @@ def test_the_ascent_in_the_mode_has_no_noise_of_its_own(tmp_path):
     args = gradient.Args(steps=2, walkers=4, acting=3, coasting=2)
     zeros = np.zeros(config.parameters)
     cool, hot, noisy = (
-        gradient.ascend(model, zeros, config, args, temperature, 0, sampling)
+        gradient.ascend(model, zeros, config, args, gradient.Objective(), temperature, 0, sampling)
         for temperature, sampling in ((0.5, "mode"), (3.0, "mode"), (3.0, "sample"))
     )
     np.testing.assert_array_equal(cool, hot)
     assert not np.array_equal(hot, noisy)
     with pytest.raises(ValueError, match="sampling must be"):
-        gradient.ascend(model, zeros, config, args, 1.0, 0, "mean")
+        gradient.ascend(model, zeros, config, args, gradient.Objective(), 1.0, 0, "mean")
 
 
 @pytest.mark.parametrize("rows", [1.0, 0.03])
@@ -411,8 +434,9 @@ def test_gradients_raise_what_dreams_pay(tmp_path):
         model.memory.heads.bias[-1] = -20
     model.save(tmp_path / "model")
     config = ControllerConfig()
-    args = gradient.Args(steps=30, walkers=16, acting=8, coasting=4, length=20, learning_rate=0.02, pace=1e6)
-    found = gradient.ascend(model, np.zeros(config.parameters), config, args, temperature=1.0, seed=0)
+    args = gradient.Args(steps=30, walkers=16, acting=8, coasting=4, length=20, learning_rate=0.02)
+    zeros, objective = np.zeros(config.parameters), gradient.Objective()
+    found = gradient.ascend(model, zeros, config, args, objective, temperature=1.0, seed=0)
     envs = make_lanes(
         train_controller.DREAM, 64, world_model=str(tmp_path / "model"), max_episode_steps=12, starts="any"
     )

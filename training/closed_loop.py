@@ -29,6 +29,7 @@ from training.train_controller import DREAM, REAL
 from wm_gym.envs.dream import FPS
 from wm_gym.evaluate import EpisodeResult, make_lanes, rollout, summarize
 from wm_gym.models.controller import Controller
+from wm_gym.policies import Policy
 from wm_gym.world_model import RewardConfig, WorldModel
 
 VALIDATION_SEEDS = range(1_000_000, 1_000_100)
@@ -125,13 +126,13 @@ class Recorder(VectorWrapper):
 
 
 def drive(
-    env_id: str, controller: Controller, world_model: str | Path, seeds: Sequence[int], lanes: int, **kwargs: Any
+    env_id: str, policy: Policy, world_model: str | Path, seeds: Sequence[int], lanes: int, **kwargs: Any
 ) -> list[Drive]:
-    """Let a controller drive one episode for each seed, and record them in the order of the seeds.
+    """Let a policy drive one episode for each seed, and record them in the order of the seeds.
 
     Args:
         env_id: `REAL` or `DREAM`.
-        controller: what drives.
+        policy: what drives.
         world_model: bundled name or folder.
         seeds: one episode each.
         lanes: episodes at a time.
@@ -139,7 +140,7 @@ def drive(
     """
     envs = make_lanes(env_id, min(lanes, len(seeds)), world_model=str(world_model), **kwargs)
     recorder = Recorder(envs, WorldModel.from_pretrained(world_model).config.vae.latent_size)
-    results = tqdm(rollout(recorder, controller, seeds), total=len(seeds), desc=env_id, unit="episode")
+    results = tqdm(rollout(recorder, policy, seeds), total=len(seeds), desc=env_id, unit="episode")
     drives = [Drive(*recorder.finished[result.seed], result) for result in results]
     envs.close()
     return sorted(drives, key=lambda each: each.result.index)

@@ -4,7 +4,7 @@ A dream is differentiable: z is reparameterised (mu + σ · noise of the chosen 
 and the end is a probability. A few hundred walkers dream on and on; at each step of the ascent they look ahead, and
 the gradient of what they earn flows back through memory and latents into C's weights.
 
-What they earn is weighed: beyond `Args.pace` more tiles count nothing, or even against a walker (`Args.beyond`). A lap
+What they earn is weighed: beyond a pace more tiles may count little, or even against a walker (see `Objective`). A lap
 has so many tiles and no more, which a short look ahead can't see: paid in full, it drives at 90 m/s and leaves the
 road; paid a little, it makes up in speed for tiles that it misses in bends, and a missed tile keeps the real lap open.
 """
@@ -12,6 +12,7 @@ road; paid a little, it makes up in speed for tiles that it misses in bends, and
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,8 @@ from training.checkpoints import cosine
 from wm_gym.models.controller import ControllerConfig
 from wm_gym.models.memory import mixture_mode, put, sample_mixture, select
 from wm_gym.world_model import WorldModel
+
+Array = TypeVar("Array", Tensor, npt.NDArray[np.floating])
 
 
 @dataclass
@@ -43,10 +46,20 @@ class Args:
     """of Adam, with a cosine to 5 %"""
     saturation: float = 0.05
     """price of an action's squared excess over 1.5 before its tanh: a saturated action has no gradient"""
+
+
+@dataclass
+class Objective:
+    """What pay counts while C is sought: gradients and CMA-ES follow the same."""
+
     pace: float = 1.15
     """what the tiles of a step must pay for a lap in time: 1 is a lap in 1000 steps"""
-    beyond: float = -0.3
+    beyond: float = 1.0
     """what counts of pay beyond the pace: 1 is all of it; below 0, a faster car is a worse one"""
+
+    def weigh(self, pay: Array) -> Array:
+        """Return what pay per step, a tensor or an array, counts."""
+        return pay - (1 - self.beyond) * (pay - self.pace).clip(min=0)
 
 
 BLOCK = 20
@@ -68,16 +81,12 @@ class LinearPolicy:
         return torch.clamp(self.scale * inside.tanh(), self.low, self.high), inside
 
 
-def weighed(pay: Tensor, pace: float, beyond: float) -> Tensor:
-    """Return what pay per step counts in the ascent: all of it up to the pace, ``beyond`` of it from there on."""
-    return pay.clamp_max(pace) + beyond * (pay - pace).clamp_min(0)
-
-
 def ascend(
     model: WorldModel,
     parameters: npt.NDArray[np.floating],
     config: ControllerConfig,
     args: Args,
+    objective: Objective,
     temperature: float,
     seed: int,
     sampling: str = "sample",
@@ -92,6 +101,7 @@ def ascend(
         parameters: ``(P,)``, where to begin.
         config: of C.
         args: how.
+        objective: what pay counts.
         temperature: τ, for ``sampling="sample"``.
         seed: of starts and noise.
         sampling: as the dream's: "sample", or "mode" for the mean of the likeliest component.
@@ -147,7 +157,7 @@ def ascend(
                 block.append(alive * (1 - failing) * prediction.tiles * reward.scale)
                 paid = paid + alive * failing * reward.failure
                 if len(block) == BLOCK or t == ahead - 1:
-                    paid = paid + len(block) * weighed(torch.stack(block).mean(0), args.pace, args.beyond)
+                    paid = paid + len(block) * objective.weigh(torch.stack(block).mean(0))
                     block = []
                 count = count + prediction.tiles.detach()
                 alive = alive * (1 - failing) * (count < reward.lap_tiles)  # the lap pays once

@@ -246,6 +246,7 @@ def main(args: Args) -> dict[str, Any]:
                 args.controller,
                 env=train_controller.REAL,
                 gradient=gradient.Args(),
+                objective=gradient.Objective(),
                 sigma=train_controller.Args.sigma,
                 world_model=str(args.run / "best" / "world_model"),
                 out=args.run / "controller-real",

@@ -74,10 +74,16 @@ def on_road(frames: npt.NDArray[np.uint8], version: str) -> npt.NDArray[np.bool_
 
 
 @torch.inference_mode()
-def _road(model: WorldModel, z: Tensor) -> npt.NDArray[np.bool_]:
-    """Decode latents ``(n, Z)`` and look for road under the car, ``(n,)``."""
-    parts = [(model.vae.decode(part) * 255).round().to(torch.uint8).cpu().numpy() for part in z.split(64)]
-    return on_road(np.concatenate(parts), model.config.frames)
+def _decode(model: WorldModel, z: Tensor) -> npt.NDArray[np.uint8]:
+    """Decode latents ``(n, Z)`` to frames ``(n, 64, 64, 3)``."""
+    return np.concatenate(
+        [(model.vae.decode(part) * 255).round().to(torch.uint8).cpu().numpy() for part in z.split(64)]
+    )
+
+
+def rmse(first: npt.NDArray[np.uint8], second: npt.NDArray[np.uint8]) -> float:
+    """Return the root of the mean squared difference of two arrays of pixels, in grey levels."""
+    return float(np.sqrt(np.square(first.astype(np.float32) - second.astype(np.float32)).mean()))
 
 
 @torch.inference_mode()
@@ -103,7 +109,8 @@ def open_loop(
 
     Returns:
         JSON-able, a line for each horizon: the RMSE of z, predicted (the mixture's mean) and by copying the moment's
-        frame, both against the real mu, and their ratio; tiles visited since the moment, real and dreamt (mean), with
+        frame, both against the real mu, and their ratio; the RMSE of decoded frames, dreamt and copied, against the
+        decoded real mu, in grey levels; tiles visited since the moment, real and dreamt (mean), with
         the RMSE and the correlation (None for a constant); the share with road under the car, real and dreamt, and the
         shares in which the dream, or a copy of the moment's frame, agrees with reality on it.
 
@@ -134,7 +141,7 @@ def open_loop(
     dream.reset(np.arange(len(chosen)), list(rng.spawn(len(chosen))), state=moment)
 
     copied = part.mu[drives, times]
-    copied_road, tiles, lines = _road(model, copied), np.zeros(len(chosen)), []
+    copied_frames, tiles, lines = _decode(model, copied), np.zeros(len(chosen)), []
     for step in range(1, last + 1):
         dream.step(part.actions[drives, times + step - 1].cpu().numpy())
         tiles += part.tiles[drives, times + step - 1].cpu().numpy()
@@ -148,13 +155,18 @@ def open_loop(
         error, copy_error = (float((each - following).square().mean().sqrt()) for each in (expected, copied))
         dreamt = dream.tiles.astype(np.float64)
         constant = min(np.ptp(dreamt), np.ptp(tiles)) == 0
-        road, real_road = _road(model, dream.z), _road(model, following)
+        frames, real_frames = _decode(model, dream.z), _decode(model, following)
+        road, real_road, copied_road = (
+            on_road(each, model.config.frames) for each in (frames, real_frames, copied_frames)
+        )
         lines.append(
             {
                 "steps": step,
                 "z_rmse": error,
                 "copy_rmse": copy_error,
                 "ratio": error / copy_error if copy_error else None,
+                "frame_rmse": rmse(frames, real_frames),
+                "copy_frame_rmse": rmse(copied_frames, real_frames),
                 "tiles_real": float(tiles.mean()),
                 "tiles_dream": float(dreamt.mean()),
                 "tiles_rmse": float(np.sqrt(np.mean((dreamt - tiles) ** 2))),

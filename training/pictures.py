@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from wm_gym.envs.dream import FPS
 from wm_gym.envs.rendering import enlarge
 from wm_gym.frames import encoder_input
 from wm_gym.models.controller import Controller
+from wm_gym.policies import Policy, State
 from wm_gym.world_model import WorldModel
 
 plt.rcParams.update(
@@ -81,6 +83,20 @@ class Drive:
         return len(self.frames) - 1
 
 
+class Driver:
+    """A policy with what it remembers of the episode it drives."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy, self.start = policy, np.ones(1, dtype=bool)
+        self.state: State = None
+
+    def __call__(self, observation: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Return the action for the next observation."""
+        action, self.state = self.policy.predict(observation, self.state, self.start, deterministic=True)
+        self.start = np.zeros(1, dtype=bool)
+        return action
+
+
 def picture(env: gym.Env) -> npt.NDArray[np.uint8]:
     """Return the present frame of the real env as the encoder gets it, or decode the dream's."""
     unwrapped: Any = env.unwrapped
@@ -89,13 +105,14 @@ def picture(env: gym.Env) -> npt.NDArray[np.uint8]:
     return encoder_input(unwrapped.state, env.get_wrapper_attr("world_model").config.frames)
 
 
-def drive(env: gym.Env, controller: Controller, seed: int, title: str) -> Drive:
+def drive(env: gym.Env, policy: Policy, seed: int, title: str) -> Drive:
     """Drive one episode."""
     observation, _ = env.reset(seed=seed)
+    driver = Driver(policy)
     score, frames, over = 0.0, [picture(env)], False
     with tqdm(desc=title, unit="step", total=env.spec.max_episode_steps if env.spec else None) as bar:
         while not over:
-            observation, reward, terminated, truncated, _ = env.step(controller.predict(observation)[0])
+            observation, reward, terminated, truncated, _ = env.step(driver(observation))
             over = terminated or truncated
             score += float(reward)
             frames.append(picture(env))
@@ -104,21 +121,23 @@ def drive(env: gym.Env, controller: Controller, seed: int, title: str) -> Drive:
     return Drive(score, frames)
 
 
-def branch(real: gym.Env, dream: gym.Env, controller: Controller, seed: int) -> tuple[Frames, Frames]:
+def branch(real: gym.Env, dream: gym.Env, policy: Policy, seed: int) -> tuple[Frames, Frames]:
     """Record a stretch of a real drive, and the dream that starts at its first frame and is given the same actions.
 
     Each ends with its episode. A drive that is over before step `STRIP_START` is recorded from its first frame.
     """
     observation, _ = real.reset(seed=seed)
+    driver = Driver(policy)
     for _ in range(STRIP_START):
-        observation, _, terminated, truncated, _ = real.step(controller.predict(observation)[0])
+        observation, _, terminated, truncated, _ = real.step(driver(observation))
         if terminated or truncated:
             observation, _ = real.reset(seed=seed)
+            driver = Driver(policy)
             break
     dream.reset(seed=0, options={"state": real.get_wrapper_attr("get_state")()})
     on_track, dreamt, dreaming = [picture(real)], [picture(dream)], True
     for _ in range(STRIP_EVERY * (COLUMNS - 1)):
-        action = controller.predict(observation)[0]
+        action = driver(observation)
         observation, _, terminated, truncated, _ = real.step(action)
         on_track.append(picture(real))
         if dreaming:
@@ -130,28 +149,32 @@ def branch(real: gym.Env, dream: gym.Env, controller: Controller, seed: int) -> 
     return on_track, dreamt
 
 
-def gap(real: gym.Env, dream: gym.Env, controller: Controller, seed: int) -> tuple[Frames, Frames, float, float]:
+def gap(real: gym.Env, dream: gym.Env, policy: Policy, seed: int) -> tuple[Frames, Frames, float, float]:
     """Record what went wrong in a real drive, and what the dream believed instead.
 
-    The dream branches off `GAP_BEFORE` steps before the real car has earned its most; the same controller drives both.
+    The dream branches off `GAP_BEFORE` steps before the real car has earned its most; the same policy drives both, in
+    the dream with what it remembers of the real drive.
 
     Returns:
         real frames and dreamt ones from there on, and what each drive earned in these steps.
     """
     observation, _ = real.reset(seed=seed)
+    driver = Driver(policy)
     states, frames, earned, over = [real.get_wrapper_attr("get_state")()], [picture(real)], [0.0], False
+    drivers = [copy(driver)]
     while not over:
-        observation, reward, terminated, truncated, _ = real.step(controller.predict(observation)[0])
+        observation, reward, terminated, truncated, _ = real.step(driver(observation))
         over = terminated or truncated
+        drivers.append(copy(driver))
         states.append(real.get_wrapper_attr("get_state")())
         frames.append(picture(real))
         earned.append(earned[-1] + float(reward))
     start = max(int(np.argmax(earned)) - GAP_BEFORE, 0)
     end = min(start + GAP_EVERY * (COLUMNS - 1), len(frames) - 1)
     observation, _ = dream.reset(seed=0, options={"state": states[start]})
-    dreamt, paid, over = [picture(dream)], 0.0, False
+    driver, dreamt, paid, over = drivers[start], [picture(dream)], 0.0, False
     while not over and len(dreamt) <= end - start:
-        observation, reward, terminated, truncated, _ = dream.step(controller.predict(observation)[0])
+        observation, reward, terminated, truncated, _ = dream.step(driver(observation))
         over = terminated or truncated
         dreamt.append(picture(dream))
         paid += float(reward)

@@ -113,6 +113,7 @@ PRESETS = {
             rollouts=4,
             sigma=0.003,
             starts="any",
+            objective=gradient.Objective(beyond=-0.3),
             gradient=gradient.Args(steps=80),
         ),
     ),

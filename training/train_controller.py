@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import tyro
 from gymnasium.vector import VectorEnv
+from gymnasium.wrappers.vector import TransformReward
 from tqdm import tqdm
 
 from training import gradient
@@ -77,6 +78,8 @@ class Args:
     """of CMA-ES, starts and noise"""
     track: bool = True
     """log to Weights & Biases (offline unless logged in); --no-track logs to log.jsonl alone"""
+    objective: gradient.Objective = field(default_factory=gradient.Objective)
+    """what pay counts"""
     gradient: gradient.Args = field(default_factory=gradient.Args)
     """first moves of C, in dreams that are sampled and start anywhere"""
 
@@ -108,7 +111,7 @@ def begin(args: Args, config: ControllerConfig) -> cma.CMAEvolutionStrategy:
     if args.gradient.steps:
         model = WorldModel.from_pretrained(args.world_model, str(choose_device(args.device, args.tf32)))
         how: dict[str, Any] = {"sampling": args.sampling, "z_only": args.z_only}
-        mean = gradient.ascend(model, mean, config, args.gradient, args.temperature, args.seed, **how)
+        mean = gradient.ascend(model, mean, config, args.gradient, args.objective, args.temperature, args.seed, **how)
     options: dict[str, Any] = {"popsize": args.population, "CMA_diagonal": args.diagonal, "verbose": -9}
     options |= {"seed": np.nan, "randn": randn}
     if args.z_only:
@@ -123,18 +126,22 @@ def main(args: Args) -> Path:
     """Evolve until ``args.generations`` and return the folder of the mean controller; each generation is kept.
 
     Raises:
-        ValueError: for an unknown env, or gradients through the real one.
+        ValueError: for an unknown env, or gradients through or weighed pay of the real one.
     """
     if args.env not in (DREAM, REAL):
         raise ValueError(f"--env must be {DREAM} or {REAL}, got {args.env!r}")
     if args.env == REAL and args.gradient.steps:
         raise ValueError(f"only a dream has gradients: use --env {DREAM}, or --gradient.steps 0")
+    if args.env == REAL and args.objective.beyond != 1:
+        raise ValueError("only a dream's pay, an expectation, can be weighed step by step: use --objective.beyond 1")
     kwargs: dict[str, Any] = {"world_model": args.world_model, "max_episode_steps": args.max_steps}
     lanes = args.lanes or args.population * args.rollouts
     if args.env == DREAM:
         kwargs |= {"temperature": args.temperature, "sampling": args.sampling, "starts": args.starts}
         kwargs |= {"device": str(choose_device(args.device, args.tf32))}
     envs = make_lanes(args.env, lanes, **kwargs)
+    per_step = WorldModel.from_pretrained(args.world_model).config.reward.per_step
+    envs = TransformReward(envs, lambda reward: args.objective.weigh(reward - per_step) + per_step)
     config = ControllerConfig.for_spaces(envs.single_observation_space, envs.single_action_space)
 
     evolution = begin(args, config)

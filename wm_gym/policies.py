@@ -258,16 +258,16 @@ def load_policy(name: str | Path, env: gym.Env | gym.vector.VectorEnv, seed: int
 
 
 def _load_sb3(path: Path, observation_space: gym.Space, action_space: gym.spaces.Box) -> Policy:
-    """Load a Stable-Baselines3 model, trying the algorithm that its file name starts with (``ppo_dream.zip``)."""
-    import stable_baselines3
+    """Load a model of the Stable-Baselines3 algorithm that its file name starts with (``ppo_dream.zip``)."""
+    from wm_gym.sb3 import algorithm
 
     if not path.is_file():
         raise FileNotFoundError(f"no such policy file: {path}")
-    algorithms = {"ppo": "PPO", "sac": "SAC", "td3": "TD3", "a2c": "A2C", "ddpg": "DDPG"}
-    prefix = path.stem.lower().split("_")[0]
-    if prefix not in algorithms:
-        raise ValueError(f"can't tell the algorithm of {path}: its name must start with one of {sorted(algorithms)}")
-    model = getattr(stable_baselines3, algorithms[prefix]).load(path, device="cpu")
+    try:
+        kind = algorithm(path.stem.lower().split("_")[0])
+    except ValueError as error:
+        raise ValueError(f"can't tell the algorithm of {path} by the first word of its name: {error}") from error
+    model: Any = kind.load(path, device="cpu")
     if model.observation_space == observation_space and model.action_space == action_space:
         return model
     if model.observation_space == observation_space and model.action_space == gym.spaces.Box(-1, 1, action_space.shape):

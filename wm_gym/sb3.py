@@ -9,16 +9,42 @@ agent = PPO("MlpPolicy", make_sb3_vec("DreamCarRacing-v0", 256)).learn(1_000_000
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from importlib import import_module
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.env_util import is_wrapped
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
 from wm_gym.actions import rescale
 from wm_gym.evaluate import make_lanes
+
+ALGORITHMS = {
+    "stable_baselines3": ("A2C", "DDPG", "PPO", "SAC", "TD3"),
+    "sb3_contrib": ("ARS", "CrossQ", "RecurrentPPO", "TQC", "TRPO"),
+}
+"""Packages and their algorithms for continuous actions."""
+
+
+def algorithm(name: str) -> type[BaseAlgorithm]:
+    """Return the algorithm of Stable-Baselines3 or sb3-contrib called ``name``, in small letters.
+
+    Raises:
+        ValueError: for an unknown name.
+        ImportError: for an algorithm whose package is not installed.
+    """
+    for package, names in ALGORITHMS.items():
+        for each in names:
+            if each.lower() == name:
+                try:
+                    return getattr(import_module(package), each)
+                except ImportError as error:
+                    raise ImportError(f"{each} is in {package}: pip install {package.replace('_', '-')}") from error
+    known = sorted(each.lower() for names in ALGORITHMS.values() for each in names)
+    raise ValueError(f"there is no algorithm {name!r}: choose one of {', '.join(known)}")
 
 
 def make_sb3_vec(env_id: str, num_envs: int = 1, rescale_actions: bool = True, **kwargs: Any) -> SB3VecEnv:

@@ -1,0 +1,306 @@
+"""Can the dream be trusted? Policies of every skill drive dreams and real tracks, and the two are compared.
+
+    python -m benchmarks.transfer
+    python -m benchmarks.transfer --world-model runs/mine/best/world_model \
+        --policies runs/mine/rounds/*/candidates/*/controller runs/ppo/*.zip --out runs/mine/transfer.json
+
+Then the world model alone is held against real drives: how long its dreams stay true, whether its mixture knows what
+it does not know, and whether it sees failures coming. What a policy scored is kept in ``<out>.drives.jsonl`` beside the
+JSON, so that a stopped measurement goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import matplotlib.pyplot as plt
+import numpy as np
+import numpy.typing as npt
+import torch
+import tyro
+from matplotlib.figure import Figure
+from scipy import stats
+from tqdm import tqdm
+
+from benchmarks.report import RESULTS, TEST_SEEDS, write_report
+from training import closed_loop, open_loop
+from training.checkpoints import append_log, read_log
+from training.closed_loop import VALIDATION_SEEDS
+from training.encode import fingerprint
+from training.latents import LatentEpisode
+from training.pictures import GAP_EVERY, gap, save_figure, strip
+from training.rollouts import Recorder
+from training.train_controller import DREAM, REAL
+from training.train_rnn import Sequences, draw
+from wm_gym.envs.fast_car_racing import FastCarRacing
+from wm_gym.models.controller import Controller, ControllerConfig
+from wm_gym.policies import ActionBursts, Policy, RandomPolicy, ScriptedDriver, load_policy
+from wm_gym.world_model import WorldModel
+
+POPULATION = Path(__file__).parent / "population"
+"""Controllers that were found in the dreams of the bundled run."""
+GOOD = 300.0
+"""Real score of the policies among which the comparison is made again: those that drive."""
+BINS = 20
+"""Of the histogram of the probability integral transform."""
+
+Array = npt.NDArray[np.floating]
+
+
+@dataclass
+class Args:
+    """What to compare."""
+
+    world_model: str = "car_racing"
+    """bundled name or folder"""
+    policies: tuple[str, ...] = ()
+    """controllers' folders and Stable-Baselines3 zips; by default those of benchmarks/population and the bundled one"""
+    tracks: int = 100
+    """real test tracks that each policy drives, and as many dreams"""
+    drives: int = 30
+    """real validation tracks that the world model alone is held against"""
+    out: Path = RESULTS / "transfer.json"
+    """JSON file; the picture goes beside it"""
+    workers: int = 2
+    """processes that drive the real env"""
+
+
+# --- policies ------------------------------------------------------------------------------------------------------
+
+
+def simple_policies(env: gym.Env) -> dict[str, Policy]:
+    """Return drivers that nobody trained: random, constant and hand-set linear ones."""
+    assert isinstance(env.action_space, gym.spaces.Box)
+    config = ControllerConfig.for_spaces(env.observation_space, env.action_space)
+    best = Controller.from_pretrained().parameters.reshape(config.action_size, -1)
+    constants = {"coast": (0.0, 0.0, 0.0), "straight on": (0.0, 0.3, 0.0), "full gas": (0.0, 3.0, 0.0)}
+    found: dict[str, Policy] = {"random": RandomPolicy(env.observation_space, env.action_space, 0)}
+    for name, biases in constants.items():
+        rows = np.zeros_like(best)
+        rows[:, -1] = biases
+        found[f"constant: {name}"] = Controller(rows.ravel(), config)
+    for share in (0.02, 0.1, 0.3):
+        found[f"linear: bundled x {share}"] = Controller((share * best).ravel(), config)
+    noise = np.random.default_rng(0).normal(0, 0.05, best.size)
+    found["linear: random weights"] = Controller(noise, config)
+    return found
+
+
+def measure(args: Args, policy: Policy) -> dict[str, Any]:
+    """Return what a policy scores on real tracks and in dreams, and what the alarm says of these dreams."""
+    seeds = TEST_SEEDS[: args.tracks]
+    real, dream = (
+        closed_loop.drive(env, policy, args.world_model, seeds, lanes)
+        for env, lanes in ((REAL, args.workers), (DREAM, len(seeds)))
+    )
+    reward = WorldModel.from_pretrained(args.world_model).config.reward
+    return {
+        **{name: closed_loop.scores(drives) for name, drives in (("real", real), ("dream", dream))},
+        "worst_track": min(real, key=lambda each: each.result.score).result.seed,
+        "alarms": closed_loop.alarms(dream, reward),
+    }
+
+
+# --- agreement of scores -------------------------------------------------------------------------------------------
+
+
+def mmrv(real: Array, dream: Array) -> float:
+    """Return the mean maximum rank violation of scores ``(P,)``, in points (Li et al. 2024, SIMPLER, section 4).
+
+    For each policy, the greatest real difference to another one that the dream puts on the wrong side of it.
+    """
+    differences = real[:, None] - real[None, :]
+    wrong = (differences < 0) != (dream[:, None] < dream[None, :])
+    return float((np.abs(differences) * wrong).max(axis=1).mean())
+
+
+def agreement(real: Array, dream: Array) -> dict[str, Any]:
+    """Return how well dream scores ``(P,)`` tell real ones, with 95 % bootstrap intervals over the policies.
+
+    Returns:
+        JSON-able: Pearson's and Spearman's correlation, MMRV, the mean gap (dream − real) and the regret: how much
+        better the best policy is than the one that the dream would choose. Correlations of fewer than three policies
+        are None.
+    """
+    measures: dict[str, Callable[[Array, Array], float]] = {
+        "pearson": lambda r, d: float(stats.pearsonr(r, d)[0]),
+        "spearman": lambda r, d: float(stats.spearmanr(r, d)[0]),
+        "mmrv": mmrv,
+    }
+    found: dict[str, Any] = {"policies": len(real)}
+    rng = np.random.default_rng(0)
+    for name, statistic in measures.items():
+        if len(real) < 3:
+            found[name] = None
+            continue
+        drawn = []
+        while len(drawn) < 1000:
+            chosen = rng.integers(len(real), size=len(real))
+            if len(set(real[chosen])) > 1 and len(set(dream[chosen])) > 1:  # a constant has no correlation
+                drawn.append(statistic(real[chosen], dream[chosen]))
+        low, high = np.percentile(drawn, [2.5, 97.5])
+        found[name] = {"value": statistic(real, dream), "low": float(low), "high": float(high)}
+    found["gap"] = float((dream - real).mean())
+    found["regret"] = float(real.max() - real[dream.argmax()])
+    return found
+
+
+# --- the world model alone -----------------------------------------------------------------------------------------
+
+
+def real_drives(model: WorldModel, tracks: Sequence[int]) -> list[LatentEpisode]:
+    """Drive validation tracks in three ways in turn, and encode what was seen.
+
+    A scripted driver with bursts of random actions shows road and recovery, one at full gas leaves the playfield, and
+    random actions of up to a second show grass.
+    """
+    env = Recorder(gym.wrappers.TimeLimit(FastCarRacing(), 1000), model.config.frames)
+    found = []
+    full_gas = np.array([0.0, 1.0, 0.0], np.float32)
+    for i, seed in enumerate(tqdm(tracks, desc="drive", unit="track")):
+        observation, _ = env.reset(seed=seed)
+        bursts = ActionBursts(ScriptedDriver(env), env.action_space, rate=(0.02, 0.0, 1.0)[i % 3], length=50, seed=i)
+        over = False
+        while not over:
+            action = full_gas if i % 3 == 1 else bursts.predict(observation)[0]
+            observation, _, terminated, truncated, _ = env.step(action)
+            over = terminated or truncated
+        with torch.inference_mode():
+            parts = [model.vae.encode(part) for part in torch.from_numpy(np.stack(env.frames)).split(256)]
+        mu, logvar = (torch.cat(each).numpy() for each in zip(*parts, strict=True))
+        tiles = np.diff(env.visited, prepend=0).astype(np.int16)
+        track = len(env.unwrapped.track)  # type: ignore[attr-defined]
+        failed = env.terminated and not env.lap_finished
+        kept = (mu, logvar, np.stack(env.actions), tiles, track, failed, "privileged")
+        found.append(LatentEpisode(seed, fingerprint(model.vae), *kept))
+    env.close()
+    return found
+
+
+@torch.inference_mode()
+def calibration(model: WorldModel, episodes: Sequence[LatentEpisode]) -> dict[str, Any]:
+    """Return whether M's predictions of the next step are as sure as they should be, along real drives.
+
+    Returns:
+        JSON-able. "pit": the share of each of `BINS` equal bins of the probability integral transform of z under the
+        mixture (all 1 / BINS if it is calibrated), and Kolmogorov and Smirnov's distance from that. "end": the mean
+        probability of failure at steps that failed (recall) and at all others (false alarms).
+    """
+    part = Sequences.of(episodes, model.device)
+    z = draw(part, model.config.latent, torch.Generator().manual_seed(0))
+    transforms, failing, others = [], [], []
+    for i, episode in enumerate(episodes):
+        steps = len(episode.actions)
+        state = model.memory.initial_state(1)
+        hidden, _ = model.memory.unroll(z[i : i + 1, :steps], part.actions[i : i + 1, :steps], state)
+        prediction = model.memory.predict(hidden[0])
+        standard = (z[i, 1 : steps + 1].unsqueeze(-1) - prediction.mu) * (-prediction.log_sigma).exp()
+        below = (prediction.logits.softmax(-1) * torch.special.ndtr(standard)).sum(-1)
+        transforms.append(below.flatten().numpy())
+        p = prediction.end_logit.sigmoid().numpy()
+        failing += p[-1:].tolist() if episode.failed else []
+        others += (p[:-1] if episode.failed else p).tolist()
+    pit = np.concatenate(transforms)
+    counts, _ = np.histogram(pit, BINS, (0, 1))
+    return {
+        "pit": {"shares": (counts / counts.sum()).tolist(), "distance": float(stats.kstest(pit, "uniform").statistic)},
+        "end": {
+            "failures": len(failing),
+            "recall": float(np.mean(failing)) if failing else None,
+            "false_alarms": float(np.mean(others)),
+        },
+    }
+
+
+# --- the page ------------------------------------------------------------------------------------------------------
+
+
+def page(content: dict[str, Any]) -> Figure:
+    """Draw the comparison: scores, gaps, errors of open-loop dreams, and calibration."""
+    drawn, axes = plt.subplots(2, 2, figsize=(9, 7))
+    (scatter, gaps), (errors, histogram) = axes
+    lines = content["policies"]
+    real, dream = (np.array([line[key]["mean"] for line in lines]) for key in ("real", "dream"))
+    groups = [line["policy"].split(":")[0].split("/")[0] for line in lines]
+    for group in dict.fromkeys(groups):
+        chosen = [i for i, each in enumerate(groups) if each == group]
+        scatter.plot(real[chosen], dream[chosen], "o", ms=4, label=group)
+        gaps.plot(chosen, (dream - real)[chosen], "o-", ms=4, label=group)
+    ends = [min(real.min(), dream.min()), max(real.max(), dream.max())]
+    scatter.plot(ends, ends, color="grey", lw=1, label="as real")
+    scatter.set(
+        xlabel="real score", ylabel="dream score", title=f"{len(lines)} policies, {content['tracks']} tracks each"
+    )
+    scatter.legend()
+    gaps.axhline(0, color="grey", lw=1)
+    gaps.set(xlabel="policy, in the order given", ylabel="dream − real", title="how much too kind the dream is")
+    horizons = content["open_loop"]["horizons"]
+    steps = [line["steps"] for line in horizons]
+    for key, name in (("z", "z"), ("frame", "decoded frame")):
+        ratio = [line[f"{key}_rmse"] / line["copy_rmse" if key == "z" else "copy_frame_rmse"] for line in horizons]
+        errors.plot(steps, ratio, "o-", label=name)
+    errors.axhline(1, color="grey", lw=1)
+    errors.set(xscale="log", xlabel="steps of the dream", ylabel="RMSE / RMSE of a copy", title="open-loop error")
+    errors.set_xticks(steps, steps)
+    errors.minorticks_off()
+    errors.legend()
+    shares = content["calibration"]["pit"]["shares"]
+    histogram.bar((np.arange(BINS) + 0.5) / BINS, np.array(shares) * BINS, 1 / BINS, edgecolor="white")
+    histogram.axhline(1, color="grey", lw=1)
+    histogram.set(xlabel="probability integral transform of z", ylabel="density", title="is the mixture calibrated?")
+    return drawn
+
+
+def worst_dream(args: Args, policies: dict[str, Policy], lines: Sequence[dict[str, Any]]) -> Figure:
+    """Draw the worst real drive of the policy whose dreams are too kind by most, above what it dreamt from there."""
+    worst = max(lines, key=lambda line: line["dream"]["mean"] - line["real"]["mean"])
+    envs = [gym.make(env_id, world_model=args.world_model) for env_id in (REAL, DREAM)]
+    real, dream, earned, paid = gap(*envs, policies[worst["policy"]], worst["worst_track"])
+    for env in envs:
+        env.close()
+    return strip(real, dream, GAP_EVERY, (f"real: {earned:+.0f}", f"dream: {paid:+.0f}"))
+
+
+def main(args: Args) -> None:
+    """Measure, print and write the comparison."""
+    env = gym.make(DREAM, world_model=args.world_model)
+    names = args.policies or tuple(sorted(str(each.parent) for each in POPULATION.glob("**/config.json")))
+    policies = simple_policies(env) | {name: load_policy(name, env) for name in names}
+    if not args.policies:
+        policies = {name.removeprefix(f"{POPULATION}/"): policy for name, policy in policies.items()}
+        policies["bundled"] = load_policy("car_racing", env)
+    log = args.out.with_suffix(".drives.jsonl")
+    kept = {line["policy"]: line for line in read_log(log) if line["tracks"] == args.tracks}
+    for name, policy in policies.items():
+        if name not in kept:
+            kept[name] = {"policy": name, "tracks": args.tracks, **measure(args, policy)}
+            append_log(log, kept[name])
+    lines = [kept[name] for name in policies]
+    real, dream = (np.array([line[key]["mean"] for line in lines]) for key in ("real", "dream"))
+    model = WorldModel.from_pretrained(args.world_model)
+    drives = real_drives(model, VALIDATION_SEEDS[: args.drives])
+    content = {
+        "command": "python -m benchmarks.transfer",
+        "world_model": args.world_model,
+        "tracks": args.tracks,
+        "all": agreement(real, dream),
+        "good": agreement(real[real > GOOD], dream[real > GOOD]) if (real > GOOD).any() else None,
+        "alarm_rate": float(np.mean([bool(line["alarms"]) for line in lines])),
+        "open_loop": open_loop.open_loop(model, drives),
+        "calibration": calibration(model, drives),
+        "policies": lines,
+    }
+    write_report(args.out, content)
+    save_figure(page(content), args.out.with_suffix(".png"))
+    save_figure(worst_dream(args, policies, lines), args.out.with_suffix(".worst.png"))
+    for name in ("all", "good"):
+        print(name, content[name])
+    print(content["calibration"]["end"])
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args, description=__doc__))

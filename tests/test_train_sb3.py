@@ -1,0 +1,170 @@
+"""Agents of Stable-Baselines3, sb3-contrib, rl_zoo3 and others train on dream and real through the same ids."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+
+from training import train_sb3
+from training.checkpoints import read_log
+from training.examples import ppo
+from training.train_controller import DREAM, REAL
+from wm_gym.policies import load_policy
+from wm_gym.sb3 import ALGORITHMS, algorithm
+
+NAMES = [name.lower() for names in ALGORITHMS.values() for name in names]
+SMALL = {
+    "ars": {"n_delta": 1},
+    "ppo": {"n_steps": 32, "batch_size": 32, "n_epochs": 1},
+    "trpo": {"n_steps": 32, "batch_size": 32},
+    "recurrentppo": {"n_steps": 32, "batch_size": 32, "n_epochs": 1, "policy": "MlpLstmPolicy"},
+}
+"""Settings that let an algorithm learn something within the tests' few steps."""
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Hyperparameters for a training of seconds."""
+
+    def settings(algo, env):
+        early = {"learning_starts": 20} if issubclass(algorithm(algo), train_sb3.OffPolicyAlgorithm) else {}
+        policy = {"policy": "LinearPolicy" if algo == "ars" else "MlpPolicy"}
+        return {"n_envs": 1 if env == REAL else 2, "n_timesteps": 200, **policy, **early, **SMALL.get(algo, {})}
+
+    monkeypatch.setattr(train_sb3, "hyperparameters", settings)
+
+
+def training(world_model_folder, out, **kwargs):
+    settings = {"steps": 200, "evaluations": 1, "tracks": 1, "workers": 1, "max_steps": 30, "track": False}
+    return train_sb3.Args(world_model=world_model_folder, out=out, **{**settings, **kwargs})
+
+
+@pytest.mark.parametrize("env", [DREAM, REAL])
+@pytest.mark.parametrize("algo", NAMES)
+def test_every_algorithm_trains_saves_and_loads(small, monkeypatch, world_model_folder, tmp_path, algo, env):
+    pytest.importorskip("sb3_contrib")
+    agents = []
+    learn = algorithm(algo).learn
+    monkeypatch.setattr(
+        algorithm(algo), "learn", lambda self, *args, **kw: agents.append(self) or learn(self, *args, **kw)
+    )
+    monkeypatch.setattr(train_sb3, "film", lambda args: None)
+    best = train_sb3.main(training(world_model_folder, tmp_path, algo=algo, env=env))
+    (line,) = read_log(tmp_path / "log.jsonl")
+    assert line["steps"] >= 200 and line["real"]["episodes"] == line["dream"]["episodes"] == 1
+    spaces = gym.make(DREAM, world_model=world_model_folder)
+    policy = load_policy(str(best), spaces)
+    observations = np.stack([spaces.observation_space.sample() for _ in range(4)])
+    theirs, _ = agents[0].predict(observations, deterministic=True)
+    mine, _ = policy.predict(observations, deterministic=True)
+    np.testing.assert_allclose(mine, train_sb3_rescaled(theirs, spaces.action_space), atol=1e-6)
+
+
+def train_sb3_rescaled(actions, space):
+    """From [-1, 1] to a Box, by the formula."""
+    return space.low + (np.asarray(actions) + 1) / 2 * (space.high - space.low)
+
+
+def test_a_stopped_training_goes_on(small, monkeypatch, world_model_folder, tmp_path):
+    monkeypatch.setattr(train_sb3, "film", lambda args: None)
+    settings = {"algo": "sac", "evaluations": 2}
+    train_sb3.main(training(world_model_folder, tmp_path, steps=200, **settings))
+    first = read_log(tmp_path / "log.jsonl")
+    assert [line["validated"] for line in first] == [1, 2]
+    train_sb3.main(training(world_model_folder, tmp_path, steps=200, **settings))  # nothing is left to do
+    assert read_log(tmp_path / "log.jsonl") == first
+    train_sb3.main(training(world_model_folder, tmp_path, steps=400, **{**settings, "evaluations": 4}))
+    lines = read_log(tmp_path / "log.jsonl")
+    assert [line["validated"] for line in lines] == [1, 2, 3, 4] and lines[-1]["steps"] >= 400
+    assert lines[-1]["minutes"] > lines[1]["minutes"]
+
+
+def test_the_clock_ends_a_training(small, monkeypatch, world_model_folder, tmp_path):
+    monkeypatch.setattr(train_sb3, "film", lambda args: None)
+    train_sb3.main(training(world_model_folder, tmp_path, steps=10**9, minutes=0.05))
+    (line,) = read_log(tmp_path / "log.jsonl")
+    assert line["minutes"] >= 0.05 and line["steps"] < 10**6
+
+
+def test_the_best_agent_is_kept_and_filmed(small, monkeypatch, world_model_folder, tmp_path):
+    scores = iter([3.0, 5.0, 4.0])
+    saved = []
+
+    def summary(results):
+        return {"mean": summary.mean}
+
+    def validated(args, env, lanes):
+        if env == REAL:
+            summary.mean = next(scores)
+            saved.append((args.out / "ppo.zip").read_bytes())
+        return []
+
+    monkeypatch.setattr(train_sb3, "validate", validated)
+    monkeypatch.setattr(train_sb3, "summarize", summary)
+    best = train_sb3.main(training(world_model_folder, tmp_path, steps=300, evaluations=3))
+    assert best.read_bytes() == saved[1] != saved[2]
+    assert (tmp_path / "drive.mp4").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"algo": "dqn"}, "no algorithm 'dqn'"),
+        ({"env": "CarRacing-v3"}, "--env must be"),
+        ({"evaluations": 51}, "1 to 50 times"),
+    ],
+)
+def test_what_can_not_be_trained_is_refused(world_model_folder, tmp_path, settings, message):
+    with pytest.raises(ValueError, match=message):
+        train_sb3.main(training(world_model_folder, tmp_path, **settings))
+
+
+@pytest.mark.parametrize("file", sorted(train_sb3.HYPERPARAMETERS.glob("*.yml")), ids=lambda file: file.stem)
+def test_rl_zoo3_reads_the_hyperparameter_files(file, tmp_path):
+    pytest.importorskip("rl_zoo3")
+    command = [sys.executable, "-m", "rl_zoo3.train", "--algo", file.stem, "--env", DREAM, "--gym-packages", "wm_gym"]
+    command += ["--conf-file", str(file), "--log-folder", str(tmp_path), "--n-timesteps", "200", "--eval-freq", "-1"]
+    command += ["--hyperparams", "n_envs:1", "--verbose", "0"]
+    command += ["n_steps:32"] if file.stem == "ppo" else []
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert list(Path(tmp_path).glob(f"{file.stem}/{DREAM}_1/{DREAM}.zip"))
+
+
+@pytest.mark.parametrize("env_id", [DREAM, REAL])
+def test_the_single_file_learns_on_both_ids(env_id):
+    lanes = 4 if env_id == DREAM else 1
+    agent = ppo.main(ppo.Args(env_id=env_id, lanes=lanes, updates=2, horizon=16, epochs=1, batches=2))
+    assert agent.log_std.tolist() != [-1.0] * 3
+
+
+def test_advantages_are_those_of_the_definition():
+    """By the sum of discounted surprises, for an episode that ends, one that is cut, and one that goes on."""
+    rng = np.random.default_rng(0)
+    steps, gamma, lam = 6, 0.9, 0.8
+    rewards, values, following = (torch.from_numpy(rng.normal(size=(steps, 1))) for _ in range(3))
+    terminated, over = torch.zeros(steps, 1), torch.zeros(steps, 1)
+    terminated[1] = over[1] = over[3] = 1
+    found = ppo.advantages(rewards, values, following, terminated, over, gamma, lam)
+    for t in range(steps):
+        total, weight = 0.0, 1.0
+        for k in range(t, steps):
+            total += weight * float(rewards[k] + gamma * following[k] * (1 - terminated[k]) - values[k])
+            weight *= gamma * lam
+            if over[k]:
+                break
+        assert float(found[t]) == pytest.approx(total)
+
+
+def test_torchrl_drives_a_dream():
+    pytest.importorskip("torchrl")
+    from training.examples import torchrl_actor
+
+    drive = torchrl_actor.main(torchrl_actor.Args(steps=20))
+    assert len(drive) == 20 and drive["observation"].shape == (20, 288)
+    space = gym.make(DREAM).action_space
+    assert all(space.contains(action.numpy()) for action in drive["action"])

@@ -1,0 +1,88 @@
+"""The transfer benchmark: its measures on scores and world models whose truth is known, and the whole command."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_world_model
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from benchmarks import transfer
+from training.encode import fingerprint
+from training.latents import LatentEpisode
+from wm_gym.models.memory import sample_mixture
+from wm_gym.world_model import WorldModel
+
+scores = st.lists(st.integers(-100, 900), min_size=2, max_size=12, unique=True).map(lambda each: np.array(each, float))
+
+
+@settings(deadline=None)
+@given(scores)
+def test_a_dream_that_orders_as_reality_does_violates_no_rank(real):
+    assert transfer.mmrv(real, real) == transfer.mmrv(real, real * 0.5 + 40) == 0
+
+
+@settings(deadline=None)
+@given(scores)
+def test_a_dream_that_reverses_the_order_violates_every_rank(real):
+    farthest = [max(abs(each - other) for other in real) for each in real]
+    assert transfer.mmrv(real, -real) == pytest.approx(np.mean(farthest))
+
+
+def test_rank_violations_of_an_example():
+    real, dream = np.array([100.0, 300.0, 800.0]), np.array([200.0, 900.0, 850.0])
+    assert transfer.mmrv(real, dream) == pytest.approx((0 + 500 + 500) / 3)  # the dream swaps the last two
+
+
+def test_agreement_of_an_example():
+    real, dream = np.array([0.0, 200.0, 400.0, 900.0]), np.array([50.0, 250.0, 950.0, 900.0])
+    found = transfer.agreement(real, dream)
+    assert found["spearman"]["value"] == pytest.approx(0.8)
+    assert found["spearman"]["low"] <= 0.8 <= found["spearman"]["high"]
+    assert found["regret"] == 500 and found["gap"] == pytest.approx((50 + 50 + 550 + 0) / 4)
+    assert transfer.agreement(real[:2], dream[:2])["pearson"] is None
+
+
+def dreamt(model: WorldModel, steps: int, shift: float = 0.0) -> LatentEpisode:
+    """An episode whose latents the memory itself dreamt, so that its mixture is calibrated; or shifted from that."""
+    generator = torch.Generator().manual_seed(1)
+    state, z = model.memory.initial_state(1), torch.zeros(1, 32)
+    latents, actions = [z], torch.rand(steps, 3, generator=generator)
+    for action in actions:
+        state = model.memory.step(z, action.unsqueeze(0), state)
+        prediction = model.memory.predict(model.memory.hidden(state))
+        uniform, normal = torch.rand(1, 32, generator=generator), torch.randn(1, 32, generator=generator)
+        z = sample_mixture(prediction, 1.0, uniform, normal) + shift
+        latents.append(z)
+    mu = torch.cat(latents).numpy()
+    tiles = np.zeros(steps, np.int16)
+    return LatentEpisode(
+        0, fingerprint(model.vae), mu, np.full_like(mu, -60), actions.numpy(), tiles, 300, True, "random"
+    )
+
+
+@torch.inference_mode()
+def test_calibration_knows_a_calibrated_mixture_from_a_shifted_one():
+    model = make_world_model()
+    good, bad = (transfer.calibration(model, [dreamt(model, 200, shift)]) for shift in (0.0, 1.0))
+    assert good["pit"]["distance"] < 0.03 < 0.2 < bad["pit"]["distance"]
+    assert sum(good["pit"]["shares"]) == pytest.approx(1)
+    assert good["end"]["failures"] == 1 and 0 < good["end"]["recall"] < 0.2
+
+
+def test_the_command_measures_draws_and_goes_on(world_model_folder, tmp_path, monkeypatch):
+    out = tmp_path / "transfer.json"
+    chosen = ("constant: straight on", "linear: random weights")
+    simple = transfer.simple_policies
+    monkeypatch.setattr(transfer, "simple_policies", lambda env: {name: simple(env)[name] for name in chosen})
+    args = transfer.Args(world_model=world_model_folder, policies=("car_racing",), tracks=2, drives=3, out=out)
+    transfer.main(args)
+    content = json.loads(out.read_text())
+    assert [line["policy"] for line in content["policies"]] == [*chosen, "car_racing"]
+    assert content["all"]["policies"] == 3 and len(content["open_loop"]["horizons"]) == 5
+    assert content["calibration"]["end"]["failures"] == 1  # the drive at full gas
+    assert all(out.with_suffix(end).stat().st_size > 1000 for end in (".png", ".worst.png"))
+    monkeypatch.setattr(transfer, "measure", lambda *_: pytest.fail("measured again"))
+    transfer.main(args)
