@@ -12,6 +12,8 @@ from typing import Any
 RESULTS = Path(__file__).parent / "results"
 TEST_SEEDS = range(2_000_000, 2_000_100)
 """Tracks of reported scores; nothing is chosen on them."""
+FURTHER_SEEDS = range(2_000_100, 2_000_200)
+"""Tracks that show whether a reported score holds on others."""
 
 PACKAGES = ("wm-gym", "torch", "gymnasium", "numpy", "pygame-ce", "Box2D")
 

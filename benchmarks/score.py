@@ -1,6 +1,7 @@
 """The score of a policy: 100 test tracks of gymnasium's own CarRacing-v3, and as many dreams.
 
 python -m benchmarks.score                      # the bundled controller
+python -m benchmarks.score --further            # does it hold on 100 other tracks?
 python -m benchmarks.score --policy random      # the bottom of the ladder
 python -m benchmarks.score --policy runs/mine/best/controller --world-model runs/mine/best/world_model
 """
@@ -15,7 +16,7 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
-from benchmarks.report import RESULTS, TEST_SEEDS, write_report
+from benchmarks.report import FURTHER_SEEDS, RESULTS, TEST_SEEDS, write_report
 from training.pictures import save_figure
 from wm_gym.evaluate import EpisodeResult, make_lanes, rollout, summarize
 from wm_gym.policies import load_policy
@@ -30,37 +31,45 @@ class Args:
     """as wm_gym.load_policy takes it: a bundled name, "random", a controller's folder, a Stable-Baselines3 zip"""
     world_model: str = "car_racing"
     """bundled name or folder: what the policy sees, and the dream it is scored in"""
-    out: Path = RESULTS / "score.json"
-    """JSON file; the picture goes beside it"""
+    further: bool = False
+    """drive 100 further tracks instead, on which no score was reported; the default JSON file is another then"""
+    out: Path | None = None
+    """JSON file, benchmarks/results/score.json by default; the picture goes beside it"""
     workers: int = 2
     """processes that drive the real env"""
+
+    @property
+    def seeds(self) -> range:
+        """Of the tracks."""
+        return FURTHER_SEEDS if self.further else TEST_SEEDS
 
 
 def drives(env_id: str, lanes: int, args: Args, **kwargs: object) -> list[EpisodeResult]:
     """Drive one whole episode for each test seed, in the order of the seeds."""
     envs = make_lanes(env_id, lanes, world_model=args.world_model, **kwargs)
     policy = load_policy(args.policy, envs, seed=0)
-    results = rollout(envs, policy, TEST_SEEDS)
-    episodes = list(tqdm(results, total=len(TEST_SEEDS), desc=f"{args.policy} on {env_id}", unit="episode"))
+    results = rollout(envs, policy, args.seeds)
+    episodes = list(tqdm(results, total=len(args.seeds), desc=f"{args.policy} on {env_id}", unit="episode"))
     envs.close()
     return sorted(episodes, key=lambda episode: episode.index)
 
 
 def main(args: Args) -> None:
     """Measure, print and write the score."""
+    out = args.out or RESULTS / ("score_further.json" if args.further else "score.json")
     real = drives("LatentCarRacing-v0", args.workers, args, fast=False)
-    dream = drives("DreamCarRacing-v0", len(TEST_SEEDS), args)
+    dream = drives("DreamCarRacing-v0", len(args.seeds), args)
     content = {
-        "command": "python -m benchmarks.score",
+        "command": "python -m benchmarks.score" + " --further" * args.further,
         "policy": args.policy,
-        "seeds": [TEST_SEEDS.start, TEST_SEEDS.stop - 1],
+        "seeds": [args.seeds.start, args.seeds.stop - 1],
         "real": summarize(real),
         "dream": summarize(dream),
         "training": WorldModel.from_pretrained(args.world_model).config.training,
         "real_episodes": [asdict(episode) for episode in real],
         "dream_episodes": [asdict(episode) for episode in dream],
     }
-    write_report(args.out, content)
+    write_report(out, content)
     for name, episodes in (("real", real), ("dream", dream)):
         print(name, {key: round(value, 2) for key, value in summarize(episodes).items()})
 
@@ -71,7 +80,7 @@ def main(args: Args) -> None:
         axes.hist(scores, bins=bins, alpha=0.6, label=f"{name}: {np.mean(scores):.0f} ± {np.std(scores, ddof=1):.0f}")
     axes.set(xlabel="score of an episode", ylabel="episodes", title=f"{args.policy}: 100 test tracks and 100 dreams")
     axes.legend()
-    save_figure(figure, args.out.with_suffix(".png"))
+    save_figure(figure, out.with_suffix(".png"))
 
 
 if __name__ == "__main__":

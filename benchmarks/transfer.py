@@ -11,8 +11,9 @@ JSON, so that a stopped measurement goes on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ from wm_gym.world_model import WorldModel
 POPULATION = Path(__file__).parent / "population"
 """Controllers that were found in the dreams of the bundled run."""
 GOOD = 300.0
-"""Real score of the policies among which the comparison is made again: those that drive."""
+"""Score of the policies among which the comparison is made again: those that drive, or that the dream believes to."""
 BINS = 20
 """Of the histogram of the probability integral transform."""
 
@@ -73,21 +74,35 @@ class Args:
 
 
 def simple_policies(env: gym.Env) -> dict[str, Policy]:
-    """Return drivers that nobody trained: random, constant and hand-set linear ones."""
+    """Return drivers that nobody trained: random, constant and random linear ones."""
     assert isinstance(env.action_space, gym.spaces.Box)
     config = ControllerConfig.for_spaces(env.observation_space, env.action_space)
-    best = Controller.from_pretrained().parameters.reshape(config.action_size, -1)
-    constants = {"coast": (0.0, 0.0, 0.0), "straight on": (0.0, 0.3, 0.0), "full gas": (0.0, 3.0, 0.0)}
+    constants = {
+        "coast": (0.0, 0.0, 0.0),
+        "straight on": (0.0, 0.3, 0.0),
+        "half gas": (0.0, 0.55, 0.0),
+        "full gas": (0.0, 3.0, 0.0),
+    }
     found: dict[str, Policy] = {"random": RandomPolicy(env.observation_space, env.action_space, 0)}
     for name, biases in constants.items():
-        rows = np.zeros_like(best)
+        rows = np.zeros((config.action_size, config.observation_size + 1))
         rows[:, -1] = biases
         found[f"constant: {name}"] = Controller(rows.ravel(), config)
-    for share in (0.02, 0.1, 0.3):
-        found[f"linear: bundled x {share}"] = Controller((share * best).ravel(), config)
-    noise = np.random.default_rng(0).normal(0, 0.05, best.size)
-    found["linear: random weights"] = Controller(noise, config)
+    for seed in range(3):
+        rows = np.random.default_rng(seed).normal(0, 0.05, (config.action_size, config.observation_size + 1))
+        rows[1, -1] += 0.5  # some gas, or nothing happens
+        found[f"linear: random {seed}"] = Controller(rows.ravel(), config)
     return found
+
+
+def identity(name: str, policy: Policy, model: WorldModel) -> str:
+    """Return a short hash of a policy's and a world model's weights: scores are kept under it."""
+    digest = hashlib.sha256((fingerprint(model.vae) + fingerprint(model.memory)).encode())
+    if isinstance(policy, Controller):
+        digest.update(policy.parameters.tobytes())
+    else:
+        digest.update(Path(name).read_bytes() if name.endswith(".zip") else name.encode())
+    return digest.hexdigest()[:16]
 
 
 def measure(args: Args, policy: Policy) -> dict[str, Any]:
@@ -119,34 +134,27 @@ def mmrv(real: Array, dream: Array) -> float:
 
 
 def agreement(real: Array, dream: Array) -> dict[str, Any]:
-    """Return how well dream scores ``(P,)`` tell real ones, with 95 % bootstrap intervals over the policies.
+    """Return how well dream scores ``(P,)`` tell real ones.
 
     Returns:
-        JSON-able: Pearson's and Spearman's correlation, MMRV, the mean gap (dream − real) and the regret: how much
-        better the best policy is than the one that the dream would choose. Correlations of fewer than three policies
-        are None.
+        JSON-able: Pearson's and Spearman's correlation, each with a 95 % bootstrap interval over the policies, MMRV,
+        the mean gap (dream − real) and the regret: how much better the best policy is than the one that the dream
+        would choose. Of fewer than three policies, or equal scores, correlations are None.
     """
-    measures: dict[str, Callable[[Array, Array], float]] = {
-        "pearson": lambda r, d: float(stats.pearsonr(r, d)[0]),
-        "spearman": lambda r, d: float(stats.spearmanr(r, d)[0]),
-        "mmrv": mmrv,
-    }
     found: dict[str, Any] = {"policies": len(real)}
-    rng = np.random.default_rng(0)
-    for name, statistic in measures.items():
-        if len(real) < 3:
-            found[name] = None
+    for name, correlate in (("pearson", stats.pearsonr), ("spearman", stats.spearmanr)):
+        found[name] = None
+        if len(real) < 3 or not np.ptp(real) or not np.ptp(dream):
             continue
-        drawn = []
+        rng, drawn = np.random.default_rng(0), []
         while len(drawn) < 1000:
             chosen = rng.integers(len(real), size=len(real))
-            if len(set(real[chosen])) > 1 and len(set(dream[chosen])) > 1:  # a constant has no correlation
-                drawn.append(statistic(real[chosen], dream[chosen]))
+            if np.ptp(real[chosen]) and np.ptp(dream[chosen]):  # a constant has no correlation
+                drawn.append(correlate(real[chosen], dream[chosen])[0])
         low, high = np.percentile(drawn, [2.5, 97.5])
-        found[name] = {"value": statistic(real, dream), "low": float(low), "high": float(high)}
-    found["gap"] = float((dream - real).mean())
-    found["regret"] = float(real.max() - real[dream.argmax()])
-    return found
+        found[name] = {"value": float(correlate(real, dream)[0]), "low": float(low), "high": float(high)}
+    found |= {"mmrv": mmrv(real, dream), "gap": float((dream - real).mean())}
+    return found | {"regret": float(real.max() - real[dream.argmax()])}
 
 
 # --- the world model alone -----------------------------------------------------------------------------------------
@@ -155,18 +163,18 @@ def agreement(real: Array, dream: Array) -> dict[str, Any]:
 def real_drives(model: WorldModel, tracks: Sequence[int]) -> list[LatentEpisode]:
     """Drive validation tracks in three ways in turn, and encode what was seen.
 
-    A scripted driver with bursts of random actions shows road and recovery, one at full gas leaves the playfield, and
-    random actions of up to a second show grass.
+    A scripted driver with bursts of random actions shows road and recovery, one at half gas straight on leaves the
+    playfield, and random actions of up to a second show grass.
     """
     env = Recorder(gym.wrappers.TimeLimit(FastCarRacing(), 1000), model.config.frames)
     found = []
-    full_gas = np.array([0.0, 1.0, 0.0], np.float32)
+    half_gas = np.array([0.0, 0.5, 0.0], np.float32)  # at full gas the wheels spin, and the car stays
     for i, seed in enumerate(tqdm(tracks, desc="drive", unit="track")):
         observation, _ = env.reset(seed=seed)
         bursts = ActionBursts(ScriptedDriver(env), env.action_space, rate=(0.02, 0.0, 1.0)[i % 3], length=50, seed=i)
         over = False
         while not over:
-            action = full_gas if i % 3 == 1 else bursts.predict(observation)[0]
+            action = half_gas if i % 3 == 1 else bursts.predict(observation)[0]
             observation, _, terminated, truncated, _ = env.step(action)
             over = terminated or truncated
         with torch.inference_mode():
@@ -266,29 +274,37 @@ def worst_dream(args: Args, policies: dict[str, Policy], lines: Sequence[dict[st
 
 
 def main(args: Args) -> None:
-    """Measure, print and write the comparison."""
-    env = gym.make(DREAM, world_model=args.world_model)
-    names = args.policies or tuple(sorted(str(each.parent) for each in POPULATION.glob("**/config.json")))
-    policies = simple_policies(env) | {name: load_policy(name, env) for name in names}
-    if not args.policies:
-        policies = {name.removeprefix(f"{POPULATION}/"): policy for name, policy in policies.items()}
-        policies["bundled"] = load_policy("car_racing", env)
-    log = args.out.with_suffix(".drives.jsonl")
-    kept = {line["policy"]: line for line in read_log(log) if line["tracks"] == args.tracks}
+    """Measure, print and write the comparison.
+
+    Raises:
+        ValueError: for another world model than the bundled one without policies of its own.
+    """
+    env, model = gym.make(DREAM, world_model=args.world_model), WorldModel.from_pretrained(args.world_model)
+    names = args.policies
+    if not names:
+        if args.world_model != Args.world_model:
+            raise ValueError(f"the bundled controllers know no latents of {args.world_model}: give --policies")
+        names = ("car_racing", *sorted(str(each.parent) for each in POPULATION.glob("**/config.json")))
+    policies = simple_policies(env)
+    policies |= {name.removeprefix(f"{POPULATION}/"): load_policy(name, env) for name in names}
+    log, kept = args.out.with_suffix(".drives.jsonl"), {}
+    done = {(line["identity"], line["tracks"]): line for line in read_log(log)}
     for name, policy in policies.items():
-        if name not in kept:
-            kept[name] = {"policy": name, "tracks": args.tracks, **measure(args, policy)}
+        key = identity(name, policy, model)
+        kept[name] = done.get((key, args.tracks)) or {"identity": key, "tracks": args.tracks, **measure(args, policy)}
+        if (key, args.tracks) not in done:
             append_log(log, kept[name])
+        kept[name] = {"policy": name, **kept[name]}
     lines = [kept[name] for name in policies]
     real, dream = (np.array([line[key]["mean"] for line in lines]) for key in ("real", "dream"))
-    model = WorldModel.from_pretrained(args.world_model)
     drives = real_drives(model, VALIDATION_SEEDS[: args.drives])
+    good = np.maximum(real, dream) > GOOD
     content = {
         "command": "python -m benchmarks.transfer",
-        "world_model": args.world_model,
+        "arguments": asdict(args),
         "tracks": args.tracks,
         "all": agreement(real, dream),
-        "good": agreement(real[real > GOOD], dream[real > GOOD]) if (real > GOOD).any() else None,
+        "good": agreement(real[good], dream[good]) if good.any() else None,
         "alarm_rate": float(np.mean([bool(line["alarms"]) for line in lines])),
         "open_loop": open_loop.open_loop(model, drives),
         "calibration": calibration(model, drives),

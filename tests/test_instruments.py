@@ -100,6 +100,7 @@ def test_a_memory_that_knows_the_world_is_right_at_every_horizon(toy_drives):
         assert line["tiles_real"] == pytest.approx(line["steps"] / 2, rel=0.2, abs=0.3)
         assert line["tiles_rmse"] < 1e-5
         assert line["tiles_correlation"] == pytest.approx(1)
+        assert line["frame_rmse"] == 0 < line["copy_frame_rmse"]
         assert line["road_agrees"] == 1
         assert line["road_dream"] == line["road_real"]
     assert report["horizons"][0]["road_copy_agrees"] > report["horizons"][2]["road_copy_agrees"]
@@ -108,6 +109,7 @@ def test_a_memory_that_knows_the_world_is_right_at_every_horizon(toy_drives):
 def test_a_memory_that_copies_is_as_good_as_copying(toy_drives):
     for line in open_loop.open_loop(toy_model(copies=True), toy_drives, horizons=(1, 10), moments=30)["horizons"]:
         assert line["ratio"] == pytest.approx(1)
+        assert line["frame_rmse"] == line["copy_frame_rmse"] > 0
         assert line["road_agrees"] == line["road_copy_agrees"] < 1
 
 

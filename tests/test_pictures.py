@@ -109,6 +109,29 @@ def test_a_gap_shows_a_failing_drive_above_what_the_same_controller_dreams_from_
     np.testing.assert_array_equal(dreamt[-1], pictures.picture(dream))
 
 
+class Watched:
+    """Counts its steps in its state, and keeps the counts it was asked with; gives gas."""
+
+    def __init__(self):
+        self.counts = []
+
+    def predict(self, observation, state=None, episode_start=None, deterministic=False):
+        count = 0 if state is None else int(state[0])
+        assert bool(episode_start[0]) == (count == 0)
+        self.counts.append(count)
+        return np.array([0, 0.3, 0], np.float32), (np.array(count + 1),)
+
+
+def test_a_policy_with_a_memory_takes_it_into_the_dream(envs):
+    real, dream = envs(80)
+    policy = Watched()
+    on_track, dreamt, _, _ = pictures.gap(real, dream, policy, SEED)
+    start = 81 - len(on_track)
+    assert start > 0
+    assert policy.counts[:80] == list(range(80))
+    assert policy.counts[80:] == list(range(start, start + len(dreamt) - 1))
+
+
 def test_a_strip_of_a_short_drive_starts_with_it_and_ends_with_it(envs, controller):
     real, dream = envs(20)
     stretch = pictures.branch(real, dream, controller, SEED)

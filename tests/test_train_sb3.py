@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import gymnasium as gym
 import numpy as np
@@ -61,26 +62,61 @@ def test_every_algorithm_trains_saves_and_loads(small, monkeypatch, world_model_
     observations = np.stack([spaces.observation_space.sample() for _ in range(4)])
     theirs, _ = agents[0].predict(observations, deterministic=True)
     mine, _ = policy.predict(observations, deterministic=True)
-    np.testing.assert_allclose(mine, train_sb3_rescaled(theirs, spaces.action_space), atol=1e-6)
+    box = spaces.action_space
+    np.testing.assert_allclose(mine, box.low + (theirs.clip(-1, 1) + 1) / 2 * (box.high - box.low), atol=1e-6)
 
 
-def train_sb3_rescaled(actions, space):
-    """From [-1, 1] to a Box, by the formula."""
-    return space.low + (np.asarray(actions) + 1) / 2 * (space.high - space.low)
-
-
-def test_a_stopped_training_goes_on(small, monkeypatch, world_model_folder, tmp_path):
+@pytest.mark.parametrize("algo", ["ppo", "sac", "ars"])
+def test_a_stopped_training_goes_on(small, monkeypatch, world_model_folder, tmp_path, algo):
+    pytest.importorskip("sb3_contrib")
     monkeypatch.setattr(train_sb3, "film", lambda args: None)
-    settings = {"algo": "sac", "evaluations": 2}
+    settings = {"algo": algo, "evaluations": 2}
     train_sb3.main(training(world_model_folder, tmp_path, steps=200, **settings))
     first = read_log(tmp_path / "log.jsonl")
-    assert [line["validated"] for line in first] == [1, 2]
+    assert len(first) == 2
     train_sb3.main(training(world_model_folder, tmp_path, steps=200, **settings))  # nothing is left to do
     assert read_log(tmp_path / "log.jsonl") == first
-    train_sb3.main(training(world_model_folder, tmp_path, steps=400, **{**settings, "evaluations": 4}))
+
+    kept = algorithm(algo).load(tmp_path / f"{algo}.zip").policy.state_dict()
+    began = []
+    learn = algorithm(algo).learn
+
+    def watch(self, *args, **kwargs):
+        parts = {name: value.clone() for name, value in self.policy.state_dict().items()}
+        size = self.replay_buffer.size() if algo == "sac" else None
+        began.append((parts, size, self.weights.clone() if algo == "ars" else None))
+        return learn(self, *args, **kwargs)
+
+    monkeypatch.setattr(algorithm(algo), "learn", watch)
+    train_sb3.main(training(world_model_folder, tmp_path, steps=400, **settings))
     lines = read_log(tmp_path / "log.jsonl")
-    assert [line["validated"] for line in lines] == [1, 2, 3, 4] and lines[-1]["steps"] >= 400
-    assert lines[-1]["minutes"] > lines[1]["minutes"]
+    assert lines[:2] == first and len(lines) == 3 and lines[-1]["steps"] >= 400
+    assert lines[-1]["minutes"] > first[-1]["minutes"]
+    ((weights, size, flat),) = began
+    assert all(torch.equal(weights[name], kept[name]) for name in kept)
+    assert size is None or size >= 99  # rows of two lanes
+    assert flat is None or flat.abs().sum() > 0
+
+
+def test_a_training_killed_before_its_last_validation_is_logged_makes_it_again(
+    small, monkeypatch, world_model_folder, tmp_path
+):
+    monkeypatch.setattr(train_sb3, "film", lambda args: None)
+    with monkeypatch.context() as patch:
+        patch.setattr(train_sb3, "append_log", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            train_sb3.main(training(world_model_folder, tmp_path))
+    best = train_sb3.main(training(world_model_folder, tmp_path))
+    (line,) = read_log(tmp_path / "log.jsonl")
+    assert line["steps"] >= 200 and best.is_file()
+
+
+def test_a_folder_of_another_training_is_refused(small, monkeypatch, world_model_folder, tmp_path):
+    monkeypatch.setattr(train_sb3, "film", lambda args: None)
+    train_sb3.main(training(world_model_folder, tmp_path))
+    for changed in ({"algo": "a2c"}, {"env": REAL}, {"seed": 1}, {"temperature": 2.0}):
+        with pytest.raises(ValueError, match=f"begun with another .*{next(iter(changed))}"):
+            train_sb3.main(training(world_model_folder, tmp_path, **changed))
 
 
 def test_the_clock_ends_a_training(small, monkeypatch, world_model_folder, tmp_path):
@@ -97,10 +133,10 @@ def test_the_best_agent_is_kept_and_filmed(small, monkeypatch, world_model_folde
     def summary(results):
         return {"mean": summary.mean}
 
-    def validated(args, env, lanes):
+    def validated(args, agent, env, lanes):
         if env == REAL:
             summary.mean = next(scores)
-            saved.append((args.out / "ppo.zip").read_bytes())
+            saved.append((args.out / "ppo.zip").read_bytes())  # written before it is validated
         return []
 
     monkeypatch.setattr(train_sb3, "validate", validated)
@@ -128,8 +164,8 @@ def test_rl_zoo3_reads_the_hyperparameter_files(file, tmp_path):
     pytest.importorskip("rl_zoo3")
     command = [sys.executable, "-m", "rl_zoo3.train", "--algo", file.stem, "--env", DREAM, "--gym-packages", "wm_gym"]
     command += ["--conf-file", str(file), "--log-folder", str(tmp_path), "--n-timesteps", "200", "--eval-freq", "-1"]
-    command += ["--hyperparams", "n_envs:1", "--verbose", "0"]
-    command += ["n_steps:32"] if file.stem == "ppo" else []
+    command += ["--verbose", "0", "--hyperparams", "n_envs:1"]
+    command += ["n_steps:32"] if file.stem == "ppo" else ["learning_starts:50"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     assert list(Path(tmp_path).glob(f"{file.stem}/{DREAM}_1/{DREAM}.zip"))
@@ -139,7 +175,29 @@ def test_rl_zoo3_reads_the_hyperparameter_files(file, tmp_path):
 def test_the_single_file_learns_on_both_ids(env_id):
     lanes = 4 if env_id == DREAM else 1
     agent = ppo.main(ppo.Args(env_id=env_id, lanes=lanes, updates=2, horizon=16, epochs=1, batches=2))
-    assert agent.log_std.tolist() != [-1.0] * 3
+    assert torch.isfinite(agent.log_std).all() and not torch.equal(agent.log_std, torch.full((3,), -1.0))
+
+
+class Short(gym.Env):
+    """Episodes of three steps, each of which pays 1."""
+
+    observation_space = gym.spaces.Box(-1, 1, (2,))
+    action_space = gym.spaces.Box(-1, 1, (1,))
+
+    def reset(self, *, seed=None, options=None):
+        self.left = 3
+        return np.ones(2, np.float32), {}
+
+    def step(self, action):
+        self.left -= 1
+        return np.full(2, self.left / 3, np.float32), 1.0, self.left == 0, False, {}
+
+
+def test_the_single_file_learns_what_episodes_pay(monkeypatch):
+    monkeypatch.setitem(gym.registry, "Short-v0", gym.envs.registration.EnvSpec("Short-v0", entry_point=Short))
+    agent = ppo.main(ppo.Args(env_id="Short-v0", lanes=2, updates=60, horizon=40, batches=2, learning_rate=3e-3))
+    first = float(agent.value(torch.ones(1, 2)))
+    assert first == pytest.approx(1 + 0.99 + 0.99**2, abs=0.4)  # three steps paid 1, discounted
 
 
 def test_advantages_are_those_of_the_definition():

@@ -2,6 +2,7 @@
 
 import json
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -42,7 +43,9 @@ def test_agreement_of_an_example():
     assert found["spearman"]["value"] == pytest.approx(0.8)
     assert found["spearman"]["low"] <= 0.8 <= found["spearman"]["high"]
     assert found["regret"] == 500 and found["gap"] == pytest.approx((50 + 50 + 550 + 0) / 4)
-    assert transfer.agreement(real[:2], dream[:2])["pearson"] is None
+    assert found["mmrv"] == 250  # the last two are swapped, 500 points apart
+    for few in (transfer.agreement(real[:2], dream[:2]), transfer.agreement(real, np.ones(4))):
+        assert few["pearson"] is few["spearman"] is None
 
 
 def dreamt(model: WorldModel, steps: int, shift: float = 0.0) -> LatentEpisode:
@@ -74,7 +77,7 @@ def test_calibration_knows_a_calibrated_mixture_from_a_shifted_one():
 
 def test_the_command_measures_draws_and_goes_on(world_model_folder, tmp_path, monkeypatch):
     out = tmp_path / "transfer.json"
-    chosen = ("constant: straight on", "linear: random weights")
+    chosen = ("constant: straight on", "linear: random 0")
     simple = transfer.simple_policies
     monkeypatch.setattr(transfer, "simple_policies", lambda env: {name: simple(env)[name] for name in chosen})
     args = transfer.Args(world_model=world_model_folder, policies=("car_racing",), tracks=2, drives=3, out=out)
@@ -82,7 +85,13 @@ def test_the_command_measures_draws_and_goes_on(world_model_folder, tmp_path, mo
     content = json.loads(out.read_text())
     assert [line["policy"] for line in content["policies"]] == [*chosen, "car_racing"]
     assert content["all"]["policies"] == 3 and len(content["open_loop"]["horizons"]) == 5
-    assert content["calibration"]["end"]["failures"] == 1  # the drive at full gas
+    assert content["calibration"]["end"]["failures"] == 1  # the drive at half gas
     assert all(out.with_suffix(end).stat().st_size > 1000 for end in (".png", ".worst.png"))
     monkeypatch.setattr(transfer, "measure", lambda *_: pytest.fail("measured again"))
     transfer.main(args)
+    other = str(tmp_path / "other")
+    make_world_model().save(other)
+    with pytest.raises(ValueError, match="give --policies"):
+        transfer.main(transfer.Args(world_model=other))
+    named = [(name, policy) for name, policy in simple(gym.make("DreamCarRacing-v0")).items()]
+    assert len({transfer.identity(*each, WorldModel.from_pretrained(other)) for each in named}) == len(named)

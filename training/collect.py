@@ -17,6 +17,7 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
+from training.files import alone
 from training.rollouts import Driver, Episode, Recorder, episode_files, frames_file, save_frames
 from training.workers import map_jobs
 from wm_gym.envs.fast_car_racing import FastCarRacing
@@ -186,4 +187,6 @@ def main(args: Args) -> list[Episode]:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Args, description=__doc__))
+    arguments = tyro.cli(Args, description=__doc__)
+    with alone(arguments.out):
+        main(arguments)

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from training.checkpoints import load_checkpoint, save_checkpoint
 from training.device import choose_device
+from training.files import alone
 from training.latents import LatentEpisode
 from training.rollouts import Episode, episode_files, open_frames
 from wm_gym.models.vae import VAE, VAEConfig
@@ -90,4 +91,6 @@ def main(args: Args) -> list[Path]:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Args, description=__doc__))
+    arguments = tyro.cli(Args, description=__doc__)
+    with alone(arguments.out):
+        main(arguments)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
+
+from filelock import FileLock, Timeout
 
 
 def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
@@ -23,3 +26,18 @@ def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Write ``content`` as indented JSON, atomically."""
     write_atomic(path, lambda file: file.write((json.dumps(content, indent=2, default=str) + "\n").encode()))
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Let no other process work in a folder while inside. The lock goes with the process, however that ends.
+
+    Raises:
+        RuntimeError: when another process works there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / ".lock", blocking=False):
+            yield
+    except Timeout as error:
+        raise RuntimeError(f"another process works in {folder}: wait for it, or choose another folder") from error

@@ -25,7 +25,7 @@ from tqdm import tqdm
 from training import closed_loop, collect, encode, gradient, open_loop, train_controller, train_rnn, train_vae
 from training.checkpoints import append_log, read_log
 from training.closed_loop import VALIDATION_SEEDS
-from training.files import write_json
+from training.files import alone, write_json
 from training.pictures import draw_progress, draw_round
 from training.presets import MOST_CANDIDATES, Args, parse
 from training.rollouts import Episode, episode_files
@@ -259,5 +259,5 @@ def main(args: Args) -> dict[str, Any]:
 
 if __name__ == "__main__":
     arguments = parse(description=__doc__)
-    with tracking(arguments.run, arguments.track, asdict(arguments)):
+    with alone(arguments.run), tracking(arguments.run, arguments.track, asdict(arguments)):
         main(arguments)

@@ -109,8 +109,8 @@ def open_loop(
 
     Returns:
         JSON-able, a line for each horizon: the RMSE of z, predicted (the mixture's mean) and by copying the moment's
-        frame, both against the real mu, and their ratio; the RMSE of decoded frames, dreamt and copied, against the
-        decoded real mu, in grey levels; tiles visited since the moment, real and dreamt (mean), with
+        frame, both against the real mu, and their ratio; the RMSE of what these decode to, in grey
+        levels; tiles visited since the moment, real and dreamt (mean), with
         the RMSE and the correlation (None for a constant); the share with road under the car, real and dreamt, and the
         shares in which the dream, or a copy of the moment's frame, agrees with reality on it.
 
@@ -155,9 +155,9 @@ def open_loop(
         error, copy_error = (float((each - following).square().mean().sqrt()) for each in (expected, copied))
         dreamt = dream.tiles.astype(np.float64)
         constant = min(np.ptp(dreamt), np.ptp(tiles)) == 0
-        frames, real_frames = _decode(model, dream.z), _decode(model, following)
+        frames, real_frames = _decode(model, expected), _decode(model, following)
         road, real_road, copied_road = (
-            on_road(each, model.config.frames) for each in (frames, real_frames, copied_frames)
+            on_road(each, model.config.frames) for each in (_decode(model, dream.z), real_frames, copied_frames)
         )
         lines.append(
             {

@@ -247,7 +247,7 @@ PANELS = {
         "loss of the end (nats)": {"end": "training", "held_out_end": "held out"},
     },
     "controller": {
-        "score in the dream": {"best": "best member", "population_score": "mean of the population"},
+        "score in the dream, as it counts": {"best": "best member", "population_score": "mean of the population"},
         "σ of CMA-ES": {"sigma": "σ"},
     },
 }

@@ -18,7 +18,14 @@ import wandb
 
 from training.files import write_atomic
 
-STEPS = {"vae": "epoch", "rnn": "epoch", "controller": "generation", "controller-real": "generation", "loop": "round"}
+STEPS = {
+    "vae": "epoch",
+    "rnn": "epoch",
+    "controller": "generation",
+    "controller-real": "generation",
+    "loop": "round",
+    "sb3": "steps",
+}
 """What the curves of each stage are drawn over."""
 
 

@@ -11,6 +11,7 @@ first (see training.gradient), and CMA-ES begins there.
 from __future__ import annotations
 
 import pickle
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from training import gradient
 from training.checkpoints import append_log, randn
 from training.collect import TRAINING_SEEDS
 from training.device import choose_device
-from training.files import write_atomic
+from training.files import alone, write_atomic
 from training.tracking import track, tracking
 from wm_gym.evaluate import make_lanes, rollout
 from wm_gym.models.controller import Controller, ControllerConfig
@@ -81,7 +82,22 @@ class Args:
     objective: gradient.Objective = field(default_factory=gradient.Objective)
     """what pay counts"""
     gradient: gradient.Args = field(default_factory=gradient.Args)
-    """first moves of C, in dreams that are sampled and start anywhere"""
+    """first moves of C, in dreams that start anywhere"""
+
+
+def make_weighed(env_id: str, lanes: int, objective: gradient.Objective, world_model: str, **kwargs: Any) -> VectorEnv:
+    """Return lanes of an env, as `wm_gym.evaluate.make_lanes` makes them, that pay what counts.
+
+    Raises:
+        ValueError: for the real env and an objective that does not count all pay: tiles come one by one there.
+    """
+    if env_id == REAL and objective.beyond != 1:
+        raise ValueError("only a dream's pay, an expectation, can be weighed step by step: use --objective.beyond 1")
+    envs = make_lanes(env_id, lanes, world_model=world_model, **kwargs)
+    if objective.beyond == 1:
+        return envs
+    per_step = WorldModel.from_pretrained(world_model).config.reward.per_step
+    return TransformReward(envs, lambda reward: objective.weigh(reward - per_step) + per_step)
 
 
 def evaluate(
@@ -103,7 +119,15 @@ def evaluate(
     return scores.mean(axis=1)
 
 
-def begin(args: Args, config: ControllerConfig) -> cma.CMAEvolutionStrategy:
+def free_weights(args: Args, config: ControllerConfig) -> npt.NDArray[np.int64]:
+    """Return which of C's parameters are sought: all, or those of z and the biases; the others stay zero."""
+    sought = np.ones((config.action_size, config.observation_size + 1), dtype=bool)
+    if args.z_only:
+        sought[:, WorldModel.from_pretrained(args.world_model).config.vae.latent_size : -1] = False
+    return np.flatnonzero(sought)
+
+
+def begin(args: Args, config: ControllerConfig, free: npt.NDArray[np.int64]) -> cma.CMAEvolutionStrategy:
     """Return the evolution that is kept in ``args.out``, or a new one: from zero, or where gradients lead from zero."""
     state, mean = args.out / STATE, np.zeros(config.parameters)
     if state.is_file():
@@ -114,12 +138,7 @@ def begin(args: Args, config: ControllerConfig) -> cma.CMAEvolutionStrategy:
         mean = gradient.ascend(model, mean, config, args.gradient, args.objective, args.temperature, args.seed, **how)
     options: dict[str, Any] = {"popsize": args.population, "CMA_diagonal": args.diagonal, "verbose": -9}
     options |= {"seed": np.nan, "randn": randn}
-    if args.z_only:
-        latents = WorldModel.from_pretrained(args.world_model).config.vae.latent_size
-        of_h = np.zeros((config.action_size, config.observation_size + 1), bool)
-        of_h[:, latents:-1] = True
-        options["fixed_variables"] = dict.fromkeys(np.flatnonzero(of_h).tolist(), 0.0)
-    return cma.CMAEvolutionStrategy(mean, args.sigma, options)
+    return cma.CMAEvolutionStrategy(mean[free], args.sigma, options)
 
 
 def main(args: Args) -> Path:
@@ -132,30 +151,34 @@ def main(args: Args) -> Path:
         raise ValueError(f"--env must be {DREAM} or {REAL}, got {args.env!r}")
     if args.env == REAL and args.gradient.steps:
         raise ValueError(f"only a dream has gradients: use --env {DREAM}, or --gradient.steps 0")
-    if args.env == REAL and args.objective.beyond != 1:
-        raise ValueError("only a dream's pay, an expectation, can be weighed step by step: use --objective.beyond 1")
     kwargs: dict[str, Any] = {"world_model": args.world_model, "max_episode_steps": args.max_steps}
     lanes = args.lanes or args.population * args.rollouts
     if args.env == DREAM:
         kwargs |= {"temperature": args.temperature, "sampling": args.sampling, "starts": args.starts}
         kwargs |= {"device": str(choose_device(args.device, args.tf32))}
-    envs = make_lanes(args.env, lanes, **kwargs)
-    per_step = WorldModel.from_pretrained(args.world_model).config.reward.per_step
-    envs = TransformReward(envs, lambda reward: args.objective.weigh(reward - per_step) + per_step)
+    envs = make_weighed(args.env, lanes, args.objective, **kwargs)
     config = ControllerConfig.for_spaces(envs.single_observation_space, envs.single_action_space)
 
-    evolution = begin(args, config)
+    free = free_weights(args, config)
+
+    def complete(samples: Sequence[npt.NDArray[np.floating]]) -> npt.NDArray[np.float64]:
+        members = np.zeros((len(samples), config.parameters))
+        members[:, free] = samples
+        return members
+
+    evolution = begin(args, config, free)
     done = evolution.countiter
     with tqdm(total=args.generations, initial=done, desc=f"CMA-ES {args.env}", unit="generation") as bar:
         for generation in range(done, args.generations):
             rng = np.random.default_rng((args.seed, generation))
             np.random.seed(rng.integers(2**32))  # cma draws from NumPy's global stream
-            members = np.array(evolution.ask())
+            samples = evolution.ask()
+            members = complete(samples)
             scores = evaluate(envs, members, rng.choice(len(TRAINING_SEEDS), args.rollouts, replace=False), config)
-            evolution.tell(list(members), list(-scores))
+            evolution.tell(samples, list(-scores))
             training = {"env": args.env, "generation": generation + 1, "population_score": float(scores.mean())}
             how = {"gradient_steps": args.gradient.steps, "temperature": args.temperature} if args.env == DREAM else {}
-            mean = Controller(evolution.result.xfavorite, replace(config, training=training | how))
+            mean = Controller(complete([evolution.result.xfavorite])[0], replace(config, training=training | how))
             mean.save(args.out / "controller")
             Controller(members, mean.config).save(args.out / "population")
             line = {
@@ -175,5 +198,5 @@ def main(args: Args) -> Path:
 
 if __name__ == "__main__":
     arguments = tyro.cli(Args, description=__doc__)
-    with tracking(arguments.out, arguments.track, asdict(arguments)):
+    with alone(arguments.out), tracking(arguments.out, arguments.track, asdict(arguments)):
         main(arguments)

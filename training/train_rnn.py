@@ -25,6 +25,7 @@ from tqdm import tqdm
 from training.checkpoints import append_log, cosine, load_checkpoint, save_checkpoint, segment
 from training.device import choose_device
 from training.encode import load_vae
+from training.files import alone
 from training.latents import LatentEpisode, load_latents
 from training.tracking import track, tracking
 from wm_gym.models.mdn_rnn import MDNRNN, MDNRNNConfig
@@ -271,5 +272,5 @@ def main(args: Args) -> Path:
 
 if __name__ == "__main__":
     arguments = tyro.cli(Args, description=__doc__)
-    with tracking(arguments.out, arguments.track, asdict(arguments)):
+    with alone(arguments.out), tracking(arguments.out, arguments.track, asdict(arguments)):
         main(arguments)

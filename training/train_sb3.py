@@ -10,32 +10,39 @@ pickles, and so does the replay buffer beside it: go on only with a folder that 
 
 from __future__ import annotations
 
+import json
+import math
 import time
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 import tyro
 import yaml
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import KVWriter, Logger
+from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecMonitor
+from torch.nn.utils import parameters_to_vector
 from tqdm import tqdm
 
+from training import gradient
 from training.checkpoints import append_log, read_log
 from training.closed_loop import VALIDATION_SEEDS
 from training.device import choose_device
-from training.files import write_atomic, write_json
+from training.files import alone, write_atomic, write_json
 from training.pictures import drive, write_video
 from training.presets import MOST_CANDIDATES
 from training.tracking import track, track_video, tracking
-from training.train_controller import DREAM, REAL
+from training.train_controller import DREAM, REAL, make_weighed
 from wm_gym.evaluate import EpisodeResult, make_lanes, rollout, summarize
-from wm_gym.policies import load_policy
-from wm_gym.sb3 import algorithm, make_sb3_vec
+from wm_gym.policies import RescaledPolicy, load_policy
+from wm_gym.sb3 import SB3VecEnv, algorithm
 from wm_gym.world_model import WorldModel
 
 HYPERPARAMETERS = Path(__file__).parent / "hyperparameters"
@@ -64,6 +71,8 @@ class Args:
     """of the dream"""
     starts: str = "any"
     """dreams start at the first frame of an "episode", or from "any" stored moment"""
+    objective: gradient.Objective = field(default_factory=gradient.Objective)
+    """what of a dream's pay counts"""
     max_steps: int = 1000
     """steps of an episode at most"""
     evaluations: int = 10
@@ -83,16 +92,20 @@ class Args:
 
 
 def hyperparameters(algo: str, env: str) -> dict[str, Any]:
-    """Return what the file of an algorithm says for an env, in rl_zoo3's names; without a file, the algorithm's own."""
+    """Return what the file of an algorithm says for an env, in rl_zoo3's names; without a file, what lets it learn."""
     file = HYPERPARAMETERS / f"{algo}.yml"
     if file.is_file():
         return yaml.safe_load(file.read_text())[env]
     policies = {"ars": "LinearPolicy", "recurrentppo": "MlpLstmPolicy"}
-    return {
-        "n_envs": 16 if env == DREAM else 2,
-        "n_timesteps": 1_000_000,
-        "policy": policies.get(algo, "MlpPolicy"),
-    }
+    settings: dict[str, Any] = {"n_envs": 16 if env == DREAM else 2, "n_timesteps": 1_000_000}
+    settings["policy"] = policies.get(algo, "MlpPolicy")
+    if algo == "ars":
+        settings["n_envs"] = 1  # it plays one episode for each candidate
+    if issubclass(algorithm(algo), OffPolicyAlgorithm):
+        settings["buffer_size"] = 200_000  # 576 numbers a step: a million would take 2.3 GB
+    if algo in ("ddpg", "td3"):
+        settings["action_noise"] = NormalActionNoise(np.zeros(3), np.full(3, 0.1))
+    return settings
 
 
 class Tracked(KVWriter):
@@ -108,53 +121,61 @@ class Tracked(KVWriter):
         """Nothing is open."""
 
 
+class Finished(Exception):
+    """Ends a training from within; some algorithms don't ask whether to go on."""
+
+
 class Course(BaseCallback):
     """Watches the clock, validates now and then, and keeps what was trained.
 
     Args:
         args: of the training.
+        agent: what is trained.
         steps: of the env, to the end.
     """
 
-    def __init__(self, args: Args, steps: int) -> None:
+    def __init__(self, args: Args, agent: BaseAlgorithm, steps: int) -> None:
         super().__init__()
-        self.args, self.steps, self.log = args, steps, args.out / "log.jsonl"
-        last = (read_log(self.log) or [{"minutes": 0.0, "validated": 0}])[-1]
-        self.validated: int = last["validated"]
-        self.seconds, self.since = 60 * last["minutes"], time.monotonic()
-        self.bar = tqdm(total=steps, desc=f"{args.algo} {args.env}", unit="step", unit_scale=True)
+        self.args, self.agent, self.steps, self.log = args, agent, steps, args.out / "log.jsonl"
+        self.num_timesteps = agent.num_timesteps
+        lines = read_log(self.log)
+        self.seconds, self.since = 60 * lines[-1]["minutes"] if lines else 0.0, time.monotonic()
+        self.validated = self.share(lines[-1]["steps"], lines[-1]["minutes"]) if lines else 0
+        if len(lines) - self.validated + args.evaluations > MOST_CANDIDATES:
+            raise ValueError(
+                f"{args.out} has {len(lines)} validations: with --evaluations {args.evaluations} there would be more "
+                f"than the {MOST_CANDIDATES} that a run may choose among"
+            )
+        self.bar = tqdm(
+            desc=f"{args.algo} {args.env}", total=steps, initial=self.num_timesteps, unit="step", unit_scale=True
+        )
 
-    def minutes(self) -> float:
-        """Return how long was trained, validation not counted."""
-        return (self.seconds + time.monotonic() - self.since) / 60
-
-    def progress(self) -> float:
-        """Return the share of the training that is done, 1 at its end."""
-        shares = [self.num_timesteps / self.steps]
-        if self.args.minutes:
-            shares.append(self.minutes() / self.args.minutes)
-        return min(max(shares), 1.0)
+    def share(self, steps: int, minutes: float) -> int:
+        """Return how many of the validations are due after so many steps and minutes."""
+        done = max(steps / self.steps, minutes / self.args.minutes if self.args.minutes else 0.0)
+        return int(min(done, 1.0) * self.args.evaluations)
 
     def _on_step(self) -> bool:
         self.bar.update(self.num_timesteps - self.bar.n)
-        progress = self.progress()
-        if progress * self.args.evaluations >= self.validated + 1:
-            self.validated = int(progress * self.args.evaluations)
+        due = self.share(self.num_timesteps, (self.seconds + time.monotonic() - self.since) / 60)
+        if due > self.validated:
+            self.validated = due
             self.keep()
-        return progress < 1
+        if due == self.args.evaluations:
+            raise Finished
+        return True
 
     def keep(self) -> None:
         """Save the agent, validate it, log what came out, and keep it as the best one if it is."""
         self.seconds += time.monotonic() - self.since
         args, name = self.args, f"{self.args.algo}.zip"
-        if isinstance(self.model, OffPolicyAlgorithm):
-            write_atomic(args.out / "replay_buffer.pkl", self.model.save_replay_buffer)
-        write_atomic(args.out / name, self.model.save)
-        real, dream = (validate(args, env, lanes) for env, lanes in ((REAL, args.workers), (DREAM, args.tracks)))
-        line = {"steps": self.num_timesteps, "minutes": self.seconds / 60, "validated": self.validated}
+        if isinstance(self.agent, OffPolicyAlgorithm):
+            write_atomic(args.out / "replay_buffer.pkl", self.agent.save_replay_buffer)
+        write_atomic(args.out / name, self.agent.save)
+        real, dream = (validate(args, self.agent, *each) for each in ((REAL, args.workers), (DREAM, args.tracks)))
+        line = {"steps": self.num_timesteps, "minutes": self.seconds / 60}
         line |= {"real": summarize(real), "dream": summarize(dream), "frames": sum(each.steps + 1 for each in real)}
-        if line["real"]["mean"] > max((each["real"]["mean"] for each in read_log(self.log)), default=-float("inf")):
-            (args.out / "best").mkdir(exist_ok=True)
+        if line["real"]["mean"] > max((each["real"]["mean"] for each in read_log(self.log)), default=-math.inf):
             write_atomic(args.out / "best" / name, lambda file: file.write((args.out / name).read_bytes()))
         append_log(self.log, line)
         track("sb3", line)
@@ -162,10 +183,11 @@ class Course(BaseCallback):
         self.since = time.monotonic()
 
 
-def validate(args: Args, env: str, lanes: int) -> list[EpisodeResult]:
-    """Drive the agent that was saved last on validation tracks, real or dreamt."""
+def validate(args: Args, agent: BaseAlgorithm, env: str, lanes: int) -> list[EpisodeResult]:
+    """Drive validation tracks, real or dreamt."""
     envs = make_lanes(env, lanes, world_model=args.world_model, max_episode_steps=args.max_steps)
-    policy = load_policy(str(args.out / f"{args.algo}.zip"), envs)
+    assert isinstance(envs.single_action_space, gym.spaces.Box)
+    policy = RescaledPolicy(agent, envs.single_action_space)
     results = list(rollout(envs, policy, VALIDATION_SEEDS[: args.tracks]))
     envs.close()
     return results
@@ -185,48 +207,79 @@ def film(args: Args) -> None:
     track_video("sb3", args.out / "drive.mp4")
 
 
+FREE = ("steps", "minutes", "evaluations", "workers", "device", "tf32", "track")
+"""Settings that may change when a training goes on."""
+
+
+def check_folder(args: Args, settings: dict[str, Any]) -> None:
+    """Keep the settings in the folder, or compare them with those that it was begun with.
+
+    Raises:
+        ValueError: for a folder that was begun with other settings.
+    """
+    path = args.out / "args.json"
+    content = json.loads(json.dumps(asdict(args) | {"hyperparameters": settings}, default=str))
+    if path.is_file():
+        old = json.loads(path.read_text())
+        changed = [name for name, value in content.items() if name not in (*FREE, "out") and old.get(name) != value]
+        if changed:
+            raise ValueError(
+                f"{args.out} was begun with another {', '.join(changed)}: give the same settings as in {path}, or "
+                "another --out"
+            )
+    write_json(path, content)
+
+
 def main(args: Args) -> Path:
     """Train until steps or minutes are used up, and return the zip of the agent that validated best.
 
     Raises:
-        ValueError: for an unknown algorithm or env, or more validations than a run may choose among.
+        ValueError: for an unknown algorithm or env, other settings than the folder was begun with, or more validations
+            than a run may choose among.
         ImportError: when the algorithm's package is not installed.
     """
     if args.env not in (DREAM, REAL):
         raise ValueError(f"--env must be {DREAM} or {REAL}, got {args.env!r}")
     if not 1 <= args.evaluations <= MOST_CANDIDATES:
         raise ValueError(f"a run validates 1 to {MOST_CANDIDATES} times, got --evaluations {args.evaluations}")
-    kind, settings = algorithm(args.algo), hyperparameters(args.algo, args.env)
-    lanes, steps = args.lanes or settings.pop("n_envs"), args.steps or int(settings.pop("n_timesteps"))
-    settings = {name: value for name, value in settings.items() if name not in ("n_envs", "n_timesteps", "env_wrapper")}
+    kind, found = algorithm(args.algo), hyperparameters(args.algo, args.env)
+    lanes, steps = args.lanes or found["n_envs"], args.steps or found["n_timesteps"]
+    settings = {name: value for name, value in found.items() if name not in ("n_envs", "n_timesteps", "env_wrapper")}
+    check_folder(args, settings)
     device = str(choose_device(args.device, args.tf32))
     kwargs: dict[str, Any] = {"world_model": args.world_model, "max_episode_steps": args.max_steps}
     if args.env == DREAM:
         kwargs |= {"temperature": args.temperature, "starts": args.starts, "device": device}
-    envs = VecMonitor(make_sb3_vec(args.env, lanes, **kwargs))
-    write_json(args.out / "args.json", asdict(args) | {"lanes": lanes, "steps": steps, "hyperparameters": settings})
+    envs = VecMonitor(SB3VecEnv(make_weighed(args.env, lanes, args.objective, **kwargs)))
 
-    saved, buffer = args.out / f"{args.algo}.zip", args.out / "replay_buffer.pkl"
-    agent: BaseAlgorithm
+    saved = args.out / f"{args.algo}.zip"
+    agent: Any
     if saved.is_file():
         agent = kind.load(saved, envs, device=device)
         if isinstance(agent, OffPolicyAlgorithm):
-            agent.load_replay_buffer(buffer)
+            agent.load_replay_buffer(args.out / "replay_buffer.pkl")
+        if args.algo == "ars":  # what it loads is the policy alone
+            agent.weights = parameters_to_vector(agent.policy.parameters()).detach()
+        agent.set_random_seed(args.seed + agent.num_timesteps)
     else:
         agent = kind(env=envs, seed=args.seed, device=device, **settings)
     agent.set_logger(Logger(None, [Tracked()]))
-    course = Course(args, steps)
-    course.num_timesteps = agent.num_timesteps
-    if course.progress() < 1:
-        agent.learn(steps - agent.num_timesteps, course, reset_num_timesteps=False)
+    course = Course(args, agent, steps)
+    if saved.is_file() and course.share(agent.num_timesteps, 0) > course.validated:  # killed before it was logged
+        course.validated = course.share(agent.num_timesteps, 0)
+        course.keep()
+    if course.validated < args.evaluations:
+        with suppress(Finished):
+            agent.learn(steps - agent.num_timesteps, course, reset_num_timesteps=False)
     course.bar.close()
     envs.close()
-    if not (args.out / "drive.mp4").is_file():
+    best, video = args.out / "best" / saved.name, args.out / "drive.mp4"
+    if not video.is_file() or video.stat().st_mtime < best.stat().st_mtime:
         film(args)
-    return args.out / "best" / saved.name
+    return best
 
 
 if __name__ == "__main__":
     arguments = tyro.cli(Args, description=__doc__)
-    with tracking(arguments.out, arguments.track, asdict(arguments)):
+    with alone(arguments.out), tracking(arguments.out, arguments.track, asdict(arguments)):
         main(arguments)

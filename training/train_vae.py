@@ -18,6 +18,7 @@ from tqdm import tqdm
 from training.checkpoints import append_log, cosine, load_checkpoint, save_checkpoint, segment
 from training.device import choose_device
 from training.encode import load_vae
+from training.files import alone
 from training.rollouts import episode_files, open_frames
 from training.tracking import track, tracking
 from wm_gym.frames import INPUT_SIZE, gauge_rows
@@ -173,5 +174,5 @@ def main(args: Args) -> Path:
 
 if __name__ == "__main__":
     arguments = tyro.cli(Args, description=__doc__)
-    with tracking(arguments.out, arguments.track, asdict(arguments)):
+    with alone(arguments.out), tracking(arguments.out, arguments.track, asdict(arguments)):
         main(arguments)

@@ -266,7 +266,9 @@ def _load_sb3(path: Path, observation_space: gym.Space, action_space: gym.spaces
     try:
         kind = algorithm(path.stem.lower().split("_")[0])
     except ValueError as error:
-        raise ValueError(f"can't tell the algorithm of {path} by the first word of its name: {error}") from error
+        raise ValueError(
+            f"can't tell the algorithm of {path} by the first word of its name, as in ppo_dream.zip: {error}"
+        ) from error
     model: Any = kind.load(path, device="cpu")
     if model.observation_space == observation_space and model.action_space == action_space:
         return model

@@ -105,7 +105,7 @@ def main(args: Args) -> Agent:
     optimizer = torch.optim.Adam(agent.parameters(), args.learning_rate, eps=1e-5)
 
     observation = torch.from_numpy(envs.reset(seed=args.seed)[0])
-    returns, scores = np.zeros(args.lanes), [0.0]
+    returns, scores = np.zeros(args.lanes), list[float]()
     resetting = torch.zeros(args.lanes)  # lanes reset in the step after an episode's last: that step teaches nothing
     with trange(args.updates, unit="update") as bar:
         for update in bar:
@@ -143,7 +143,7 @@ def main(args: Args) -> Agent:
                     (args.value_weight * error - surrogate).backward()
                     nn.utils.clip_grad_norm_(agent.parameters(), args.max_norm)
                     optimizer.step()
-            bar.set_postfix(score=f"{np.mean(scores[-100:]):.0f}", episodes=len(scores) - 1)
+            bar.set_postfix(score=f"{np.mean(scores[-100:]) if scores else 0:.0f}", episodes=len(scores))
     envs.close()
     return agent
 
