@@ -105,7 +105,8 @@ def test_a_run_killed_at_any_moment_goes_on_where_it_stopped(tmp_path):
     assert len(list(run.glob("rounds/*/drive.mp4"))) == 1
 
     # the best round's world model and controller load
-    best = max(rounds, key=lambda line: line["real"]["mean"])["round"]
+    (finalist,) = read_log(run / "finalists.jsonl")
+    best = finalist["round"]
     model = WorldModel.load(run / "best" / "world_model")
     assert model.config == WorldModel.load(run / "rounds" / f"{best:03d}" / "world_model").config
     controller = Controller.from_pretrained(run / "best" / "controller")
@@ -113,7 +114,8 @@ def test_a_run_killed_at_any_moment_goes_on_where_it_stopped(tmp_path):
     assert controller.config.observation_size == model.config.observation_size
     assert np.array_equal(controller.parameters, same.parameters)
 
-    # each round's candidates drove in turn, and the best of them is the round's controller
+    # each round's candidates drove in turn, then all of them were validated: the best of them is the round's controller
+    validated = read_log(run / "candidates.jsonl")
     for number, line in enumerate(rounds):
         folder, own = run / "rounds" / f"{number:03d}", episodes[first_drives() :][number * SMOKE.own_episodes :]
         own = own[: SMOKE.own_episodes]
@@ -122,7 +124,11 @@ def test_a_run_killed_at_any_moment_goes_on_where_it_stopped(tmp_path):
             scores = [episode.rewards.sum() for episode in own if episode.driver.member == member]
             assert len(scores) == candidate["drives"] > 0
             np.testing.assert_allclose(np.mean(scores), candidate["mean"])
-        chosen = max(range(SMOKE.candidates), key=lambda member: line["candidates"][member]["mean"])
+        driven = max(range(SMOKE.candidates), key=lambda member: line["candidates"][member]["mean"])
+        others = {each["candidate"]: each["real"]["mean"] for each in validated if each["round"] == number}
+        assert sorted([driven, *others]) == list(range(SMOKE.candidates))
+        means = {driven: line["real"]["mean"], **others}
+        chosen = max(means, key=means.get)
         for name, member in (("controller", chosen), ("population", slice(None))):
             kept_controller = Controller.from_pretrained(folder / name)
             found = [Controller.from_pretrained(path) for path in sorted(folder.glob("candidates/*/controller"))]

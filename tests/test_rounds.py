@@ -18,12 +18,15 @@ SMOKE = PRESETS["smoke"]
 
 @pytest.fixture
 def run(tmp_path):
-    """A run of three rounds whose controllers tell who they are by their first parameter."""
-    for number, mean in enumerate((100.0, 300.0, 200.0)):
+    """A run of three rounds whose controllers tell who they are by their first parameter, 10 · round + candidate."""
+    for number, (mean, chosen) in enumerate(((100.0, 0), (300.0, 1), (200.0, 0))):
         folder = tmp_path / "rounds" / f"{number:03d}"
         make_world_model().save(folder / "world_model")
-        Controller(np.full(867, number)).save(folder / "controller")
-        append_log(tmp_path / "rounds.jsonl", {"round": number, "real": {"mean": mean}})
+        for i in range(2):
+            Controller(np.full(867, 10 * number + i)).save(folder / "candidates" / str(i) / "controller")
+        Controller(np.full(867, 10 * number + chosen)).save(folder / "controller")
+        candidates = [{"mean": 50.0 * (i == chosen)} for i in range(2)]
+        append_log(tmp_path / "rounds.jsonl", {"round": number, "real": {"mean": mean}, "candidates": candidates})
     return tmp_path
 
 
@@ -47,22 +50,29 @@ def test_v_is_continued_where_frames_are_foreign_to_it_and_the_decision_is_kept(
     assert asked == [1, 2, 3, 4]
 
 
-def test_the_best_rounds_drive_all_validation_tracks_and_the_best_of_them_is_kept(run, monkeypatch):
+def test_all_candidates_drive_and_the_best_of_the_best_rounds_drive_all_validation_tracks(run, monkeypatch):
     driven = []
+    scores = {  # of the candidates that their own drives did not choose, then of the finalists
+        ("000", "candidates/1", 2): 150.0,
+        ("001", "candidates/0", 2): 290.0,
+        ("002", "candidates/1", 2): 350.0,
+        ("002", "", 100): 260.0,
+        ("001", "", 100): 240.0,
+    }
 
-    def validate(args, folder, tracks):
-        driven.append((folder.name, tracks))
-        return {"real": {"mean": {"001": 240.0, "002": 260.0}[folder.name]}}
+    def validate(args, folder, tracks, candidate=""):
+        driven.append((folder.name, candidate, tracks))
+        return {"real": {"mean": scores[driven[-1]]}}
 
     monkeypatch.setattr(loop, "validate", validate)
-    args = replace(SMOKE, run=run, finalists=2)
+    args = replace(SMOKE, run=run, finalists=2, validation_tracks=2)
     assert loop.keep_best(run)["round"] == 1
-    assert best(run) == 1
+    assert best(run) == 11  # round 1, candidate 1
     for _ in range(2):  # the second time nothing is driven again
         assert loop.final(args)["round"] == 2
-        assert driven == [("001", 100), ("002", 100)]
-        assert best(run) == 2
-    assert [line["round"] for line in read_log(run / "finalists.jsonl")] == [1, 2]
+        assert driven == list(scores)
+        assert best(run) == 21
+    assert [line["round"] for line in read_log(run / "finalists.jsonl")] == [2, 1]
 
 
 def test_a_run_that_is_not_over_has_no_best_finalist(run):

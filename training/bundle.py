@@ -82,14 +82,17 @@ def card(name: str, training: dict[str, Any], results: Path, note: str = "") -> 
     ):
         if (results / path).is_file():
             lines.append(describe(json.loads((results / path).read_text())))
-    lines += ["", "| round | real frames | dream score | real score (validation) | minutes |", "|---|---|---|---|---|"]
+    lines += ["", "| round | real frames | dream score | real score (validation) | best candidate | minutes |"]
+    lines += ["|---|---|---|---|---|---|"]
     for line in training["rounds"]:
         minutes = sum(line["seconds"].values()) / 60
         frames, dream = f"{line['collected_frames']:,}", f"{line['dream']['mean']:.0f}"
-        lines.append(f"| {line['round']} | {frames} | {dream} | {_mean_std(line['real'])} | {minutes:.1f} |")
+        others = [each["real"] for each in training["candidates"] if each["round"] == line["round"]]
+        best = _mean_std(max([line["real"], *others], key=lambda scores: scores["mean"]))
+        lines.append(f"| {line['round']} | {frames} | {dream} | {_mean_std(line['real'])} | {best} | {minutes:.1f} |")
     for line in training["finalists"]:
         tracks, dream = line["real"]["episodes"], f"{line['dream']['mean']:.0f}"
-        lines.append(f"| {line['round']} on {tracks} tracks | | {dream} | {_mean_std(line['real'])} | |")
+        lines.append(f"| {line['round']} on {tracks} tracks | | {dream} | | {_mean_std(line['real'])} | |")
     return "\n".join(lines) + "\n"
 
 
@@ -123,7 +126,9 @@ def _reevolve_line(content: dict[str, Any]) -> str:
 def main(args: Args) -> Path:
     """Copy the run's result and its pictures, write the card and return the bundle's folder."""
     finalist = keep_best(args.run, "finalists.jsonl")
-    rounds, finalists = (read_log(args.run / f"{name}.jsonl") for name in ("rounds", "finalists"))
+    rounds, candidates, finalists = (
+        read_log(args.run / f"{name}.jsonl") for name in ("rounds", "candidates", "finalists")
+    )
     best = rounds[finalist["round"]]
     folder = PRETRAINED / args.name
     model = WorldModel.load(args.run / "best" / "world_model")
@@ -132,8 +137,9 @@ def main(args: Args) -> Path:
         "command": command(json.loads((args.run / "args.json").read_text())),
         "round": best["round"],
         "label": "privileged" if model.config.training["episodes"].get("privileged") else "from scratch",
-        "real_frames": best["collected_frames"] + sum(line["frames"] for line in rounds + finalists),
+        "real_frames": best["collected_frames"] + sum(line["frames"] for line in rounds + candidates + finalists),
         "rounds": rounds,
+        "candidates": candidates,
         "finalists": finalists,
     }
     model.config = replace(model.config, training=training)

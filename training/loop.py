@@ -138,14 +138,21 @@ def vae_epochs(args: Args, number: int) -> int:
     return json.loads(note.read_text())["epochs"]
 
 
-def validate(args: Args, folder: Path, tracks: int) -> dict[str, Any]:
-    """Drive a round's controller on real validation tracks and in as many dreams; return and draw the comparison."""
-    controller, model = Controller.from_pretrained(folder / "controller"), folder / "world_model"
+def validate(args: Args, folder: Path, tracks: int, candidate: str = "") -> dict[str, Any]:
+    """Drive a round's controller on real validation tracks and in as many dreams; return and draw the comparison.
+
+    Args:
+        args: of the run.
+        folder: of the round.
+        tracks: number of them.
+        candidate: folder in the round's of the controller and for what is drawn; the round's own by default.
+    """
+    controller, model = Controller.from_pretrained(folder / candidate / "controller"), folder / "world_model"
     real, dream = (
         closed_loop.drive(env, controller, model, VALIDATION_SEEDS[:tracks], lanes, max_episode_steps=args.max_steps)
         for env, lanes in ((train_controller.REAL, args.workers), (train_controller.DREAM, tracks))
     )
-    compared = closed_loop.report(real, dream, WorldModel.from_pretrained(model).config.reward, folder)
+    compared = closed_loop.report(real, dream, WorldModel.from_pretrained(model).config.reward, folder / candidate)
     frames = sum(each.result.steps + 1 for each in real)
     return {**{key: compared[key] for key in ("real", "dream", "kinder_since", "alarms")}, "frames": frames}
 
@@ -201,12 +208,36 @@ def keep_best(run: Path, log: str = "rounds.jsonl") -> dict[str, Any]:
     return best
 
 
+def best_candidate(args: Args, line: dict[str, Any]) -> float:
+    """Let a round's other candidates drive the validation tracks too, keep its best, and return its mean.
+
+    The few drives that chose among them were disturbed by bursts, and of training tracks.
+
+    Args:
+        args: of the run.
+        line: of the round's log.
+    """
+    folder, log = args.run / "rounds" / f"{line['round']:03d}", args.run / "candidates.jsonl"
+    driven = [each["mean"] for each in line["candidates"]]
+    means = {driven.index(max(driven)): line["real"]["mean"]}
+    means |= {each["candidate"]: each["real"]["mean"] for each in read_log(log) if each["round"] == line["round"]}
+    for i in range(len(driven)):
+        if i not in means:
+            scores = validate(args, folder, args.validation_tracks, f"candidates/{i}")
+            append_log(log, {"round": line["round"], "candidate": i, **scores})
+            means[i] = scores["real"]["mean"]
+    best = max(means, key=lambda i: means[i])
+    Controller.from_pretrained(folder / "candidates" / str(best) / "controller").save(folder / "controller")
+    return means[best]
+
+
 def final(args: Args) -> dict[str, Any]:
-    """Let the best rounds drive all validation tracks, keep the best of them and return its line."""
-    rounds = sorted(read_log(args.run / "rounds.jsonl"), key=lambda line: -line["real"]["mean"])[: args.finalists]
+    """Let the best candidates of the best rounds drive all validation tracks, and keep and return the best of them."""
+    means = {line["round"]: best_candidate(args, line) for line in read_log(args.run / "rounds.jsonl")}
+    rounds = sorted(means, key=lambda number: -means[number])[: args.finalists]
     log = args.run / "finalists.jsonl"
     done = {line["round"] for line in read_log(log)}
-    for number in [line["round"] for line in rounds if line["round"] not in done]:
+    for number in [number for number in rounds if number not in done]:
         folder = args.run / "rounds" / f"{number:03d}"
         append_log(log, {"round": number, **validate(args, folder, len(VALIDATION_SEEDS))})
     return keep_best(args.run, log.name)

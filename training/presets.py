@@ -53,9 +53,11 @@ class Args:
     real_generations: int = 0
     """evolve a controller on the real env too, for so many generations, after the last round"""
     validation_tracks: int = 20
-    """real validation tracks that a round's controller drives, and as many dreams"""
+    """real validation tracks that a round's controller drives, and as many dreams; after the last round all its other
+    candidates do too"""
     finalists: int = 2
-    """the best rounds, which drive all validation tracks at last: the best of them is the run's result"""
+    """the best rounds by the best of their candidates, which drive all validation tracks at last: the best of them is
+    the run's result"""
     max_steps: int = 1000
     """steps of a real drive at most"""
     workers: int = 2
