@@ -146,7 +146,7 @@ def agreement(real: Array, dream: Array) -> dict[str, Any]:
         found[name] = None
         if len(real) < 3 or not np.ptp(real) or not np.ptp(dream):
             continue
-        rng, drawn = np.random.default_rng(0), []
+        rng, drawn = np.random.default_rng(0), list[float]()
         while len(drawn) < 1000:
             chosen = rng.integers(len(real), size=len(real))
             if np.ptp(real[chosen]) and np.ptp(dream[chosen]):  # a constant has no correlation
@@ -200,7 +200,7 @@ def calibration(model: WorldModel, episodes: Sequence[LatentEpisode]) -> dict[st
     """
     part = Sequences.of(episodes, model.device)
     z = draw(part, model.config.latent, torch.Generator().manual_seed(0))
-    transforms, failing, others = [], [], []
+    transforms, failing, others = [], list[float](), list[float]()
     for i, episode in enumerate(episodes):
         steps = len(episode.actions)
         state = model.memory.initial_state(1)
@@ -266,11 +266,11 @@ def page(content: dict[str, Any]) -> Figure:
 def worst_dream(args: Args, policies: dict[str, Policy], lines: Sequence[dict[str, Any]]) -> Figure:
     """Draw the worst real drive of the policy whose dreams are too kind by most, above what it dreamt from there."""
     worst = max(lines, key=lambda line: line["dream"]["mean"] - line["real"]["mean"])
-    envs = [gym.make(env_id, world_model=args.world_model) for env_id in (REAL, DREAM)]
-    real, dream, earned, paid = gap(*envs, policies[worst["policy"]], worst["worst_track"])
-    for env in envs:
-        env.close()
-    return strip(real, dream, GAP_EVERY, (f"real: {earned:+.0f}", f"dream: {paid:+.0f}"))
+    real, dream = (gym.make(env_id, world_model=args.world_model) for env_id in (REAL, DREAM))
+    on_track, dreamt, earned, paid = gap(real, dream, policies[worst["policy"]], worst["worst_track"])
+    real.close()
+    dream.close()
+    return strip(on_track, dreamt, GAP_EVERY, (f"real: {earned:+.0f}", f"dream: {paid:+.0f}"))
 
 
 def main(args: Args) -> None:
@@ -299,7 +299,7 @@ def main(args: Args) -> None:
     real, dream = (np.array([line[key]["mean"] for line in lines]) for key in ("real", "dream"))
     drives = real_drives(model, VALIDATION_SEEDS[: args.drives])
     good = np.maximum(real, dream) > GOOD
-    content = {
+    content: dict[str, Any] = {
         "command": "python -m benchmarks.transfer",
         "arguments": asdict(args),
         "tracks": args.tracks,

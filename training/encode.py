@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 import tyro
+from torch import nn
 from tqdm import tqdm
 
 from training.checkpoints import load_checkpoint, save_checkpoint
@@ -46,10 +47,10 @@ def load_vae(checkpoint: dict[str, Any]) -> VAE:
     return vae.eval().requires_grad_(False)
 
 
-def fingerprint(vae: VAE) -> str:
-    """Return a short hash of V's weights as an artifact keeps them, in float16."""
+def fingerprint(model: nn.Module) -> str:
+    """Return a short hash of a model's weights as an artifact keeps them, in float16."""
     digest = hashlib.sha256()
-    for tensor in vae.state_dict().values():
+    for tensor in model.state_dict().values():
         digest.update(tensor.cpu().half().numpy().tobytes())
     return digest.hexdigest()[:16]
 

@@ -134,7 +134,7 @@ class Course(BaseCallback):
         steps: of the env, to the end.
     """
 
-    def __init__(self, args: Args, agent: BaseAlgorithm, steps: int) -> None:
+    def __init__(self, args: Args, agent: Any, steps: int) -> None:
         super().__init__()
         self.args, self.agent, self.steps, self.log = args, agent, steps, args.out / "log.jsonl"
         self.num_timesteps = agent.num_timesteps
@@ -170,10 +170,10 @@ class Course(BaseCallback):
         self.seconds += time.monotonic() - self.since
         args, name = self.args, f"{self.args.algo}.zip"
         if isinstance(self.agent, OffPolicyAlgorithm):
-            write_atomic(args.out / "replay_buffer.pkl", self.agent.save_replay_buffer)
+            write_atomic(args.out / "replay_buffer.pkl", lambda file: self.agent.save_replay_buffer(file))
         write_atomic(args.out / name, self.agent.save)
         real, dream = (validate(args, self.agent, *each) for each in ((REAL, args.workers), (DREAM, args.tracks)))
-        line = {"steps": self.num_timesteps, "minutes": self.seconds / 60}
+        line: dict[str, Any] = {"steps": self.num_timesteps, "minutes": self.seconds / 60}
         line |= {"real": summarize(real), "dream": summarize(dream), "frames": sum(each.steps + 1 for each in real)}
         if line["real"]["mean"] > max((each["real"]["mean"] for each in read_log(self.log)), default=-math.inf):
             write_atomic(args.out / "best" / name, lambda file: file.write((args.out / name).read_bytes()))

@@ -8,6 +8,7 @@ Schulman et al. (2017), with generalised advantages (Schulman et al. 2015) and v
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import gymnasium as gym
@@ -59,14 +60,14 @@ class Agent(nn.Module):
 
     def __init__(self, observations: int, actions: int) -> None:
         super().__init__()
-        self.mean = nn.Sequential(nn.Linear(observations, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh())
-        self.mean.append(nn.Linear(64, actions))
-        self.value = nn.Sequential(nn.Linear(observations, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh())
-        self.value.append(nn.Linear(64, 1))
-        self.log_std = nn.Parameter(torch.full((actions,), -1.0))
+        last = nn.Linear(64, actions)
         with torch.no_grad():
-            self.mean[-1].weight.mul_(0.01)
-            self.mean[-1].bias.zero_()
+            last.weight.mul_(0.01)
+            last.bias.zero_()
+        self.mean = nn.Sequential(nn.Linear(observations, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), last)
+        value = nn.Linear(64, 1)
+        self.value = nn.Sequential(nn.Linear(observations, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), value)
+        self.log_std = nn.Parameter(torch.full((actions,), -1.0))
 
     def policy(self, observation: Tensor) -> Normal:
         """Return the distribution of actions ``(N, A)`` for observations ``(N, O)``."""
@@ -100,7 +101,9 @@ def main(args: Args) -> Agent:
     torch.manual_seed(args.seed)
     envs = gym.make_vec(args.env_id, num_envs=args.lanes)
     envs = ClipAction(RescaleAction(envs, -1.0, 1.0))
-    (size,), (actions,) = envs.single_observation_space.shape, envs.single_action_space.shape
+    size, actions = (
+        math.prod(space.shape or ()) for space in (envs.single_observation_space, envs.single_action_space)
+    )
     agent = Agent(size, actions)
     optimizer = torch.optim.Adam(agent.parameters(), args.learning_rate, eps=1e-5)
 
