@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -161,7 +162,8 @@ def test_what_can_not_be_trained_is_refused(world_model_folder, tmp_path, settin
 
 @pytest.mark.parametrize("file", sorted(train_sb3.HYPERPARAMETERS.glob("*.yml")), ids=lambda file: file.stem)
 def test_rl_zoo3_reads_the_hyperparameter_files(file, tmp_path):
-    pytest.importorskip("rl_zoo3")
+    if find_spec("rl_zoo3") is None:  # not imported: it changes gymnasium's TimeLimit
+        pytest.skip("needs rl_zoo3")
     command = [sys.executable, "-m", "rl_zoo3.train", "--algo", file.stem, "--env", DREAM, "--gym-packages", "wm_gym"]
     command += ["--conf-file", str(file), "--log-folder", str(tmp_path), "--n-timesteps", "200", "--eval-freq", "-1"]
     command += ["--verbose", "0", "--hyperparams", "n_envs:1"]
@@ -196,7 +198,7 @@ class Short(gym.Env):
 def test_the_single_file_learns_what_episodes_pay(monkeypatch):
     monkeypatch.setitem(gym.registry, "Short-v0", gym.envs.registration.EnvSpec("Short-v0", entry_point=Short))
     agent = ppo.main(ppo.Args(env_id="Short-v0", lanes=2, updates=60, horizon=40, batches=2, learning_rate=3e-3))
-    first = float(agent.value(torch.ones(1, 2)))
+    first = agent.value(torch.ones(1, 2)).item()
     assert first == pytest.approx(1 + 0.99 + 0.99**2, abs=0.4)  # three steps paid 1, discounted
 
 
@@ -225,4 +227,4 @@ def test_torchrl_drives_a_dream():
     drive = torchrl_actor.main(torchrl_actor.Args(steps=20, seed=1))
     assert len(drive) == 20 and drive["observation"].shape == (20, 288)
     space = gym.make(DREAM).action_space
-    assert all(space.contains(action.numpy()) for action in drive["action"])
+    assert all(space.contains(action.detach().numpy()) for action in drive["action"])
