@@ -100,7 +100,7 @@ def main(args: Args) -> Agent:
     """Train and return the agent."""
     torch.manual_seed(args.seed)
     envs = gym.make_vec(args.env_id, num_envs=args.lanes)
-    envs = ClipAction(RescaleAction(envs, np.float32(-1), np.float32(1)))
+    envs = ClipAction(RescaleAction(envs, -1.0, 1.0))
     size, actions = (
         math.prod(space.shape or ()) for space in (envs.single_observation_space, envs.single_action_space)
     )
