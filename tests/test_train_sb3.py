@@ -33,7 +33,11 @@ def small(monkeypatch):
     """Hyperparameters for a training of seconds."""
 
     def settings(algo, env):
-        early = {"learning_starts": 20} if issubclass(algorithm(algo), train_sb3.OffPolicyAlgorithm) else {}
+        early = (
+            {"learning_starts": 20, "buffer_size": 1000}
+            if issubclass(algorithm(algo), train_sb3.OffPolicyAlgorithm)
+            else {}
+        )
         policy = {"policy": "LinearPolicy" if algo == "ars" else "MlpPolicy"}
         return {"n_envs": 1 if env == REAL else 2, "n_timesteps": 200, **policy, **early, **SMALL.get(algo, {})}
 
@@ -167,7 +171,7 @@ def test_rl_zoo3_reads_the_hyperparameter_files(file, tmp_path):
     command = [sys.executable, "-m", "rl_zoo3.train", "--algo", file.stem, "--env", DREAM, "--gym-packages", "wm_gym"]
     command += ["--conf-file", str(file), "--log-folder", str(tmp_path), "--n-timesteps", "200", "--eval-freq", "-1"]
     command += ["--verbose", "0", "--hyperparams", "n_envs:1"]
-    command += ["n_steps:32"] if file.stem == "ppo" else ["learning_starts:50"]
+    command += ["n_steps:32"] if file.stem == "ppo" else ["learning_starts:50", "buffer_size:1000"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     assert list(Path(tmp_path).glob(f"{file.stem}/{DREAM}_1/{DREAM}.zip"))
