@@ -78,7 +78,7 @@ def main(args: Args) -> None:
     for name, episodes in (("real", real), ("dream", dream)):
         scores = [episode.score for episode in episodes]
         axes.hist(scores, bins=bins, alpha=0.6, label=f"{name}: {np.mean(scores):.0f} ± {np.std(scores, ddof=1):.0f}")
-    axes.set(xlabel="score of an episode", ylabel="episodes", title=f"{args.policy}: 100 test tracks and 100 dreams")
+    axes.set(xlabel="score of an episode", ylabel="episodes", title=f"{args.policy}: 100 tracks and 100 dreams")
     axes.legend()
     save_figure(figure, out.with_suffix(".png"))
 

@@ -2,9 +2,9 @@
 
     python -m benchmarks.transfer
     python -m benchmarks.transfer --world-model runs/mine/best/world_model \
-        --policies runs/mine/rounds/*/candidates/*/controller runs/ppo/*.zip --out runs/mine/transfer.json
+        --policies runs/mine/best/controller runs/ppo/*.zip --out runs/mine/transfer.json
 
-Then the world model alone is held against real drives: how long its dreams stay true, whether its mixture knows what
+Each policy must have learnt on this world model's latents: a round's controllers know that round's alone. Then the world model alone is held against real drives: how long its dreams stay true, whether its mixture knows what
 it does not know, and whether it sees failures coming. What a policy scored is kept in ``<out>.drives.jsonl`` beside the
 JSON, so that a stopped measurement goes on.
 """
@@ -42,8 +42,6 @@ from wm_gym.models.controller import Controller, ControllerConfig
 from wm_gym.policies import ActionBursts, Policy, RandomPolicy, ScriptedDriver, load_policy
 from wm_gym.world_model import WorldModel
 
-POPULATION = Path(__file__).parent / "population"
-"""Controllers that were found in the dreams of the bundled run."""
 GOOD = 300.0
 """Score of the policies among which the comparison is made again: those that drive, or that the dream believes to."""
 BINS = 20
@@ -59,7 +57,7 @@ class Args:
     world_model: str = "car_racing"
     """bundled name or folder"""
     policies: tuple[str, ...] = ()
-    """controllers' folders and Stable-Baselines3 zips; by default those of benchmarks/population and the bundled one"""
+    """controllers' folders and Stable-Baselines3 zips; by default the bundled one. Some that nobody trained are added"""
     tracks: int = 100
     """real test tracks that each policy drives, and as many dreams"""
     drives: int = 30
@@ -284,9 +282,8 @@ def main(args: Args) -> None:
     if not names:
         if args.world_model != Args.world_model:
             raise ValueError(f"the bundled controllers know no latents of {args.world_model}: give --policies")
-        names = ("car_racing", *sorted(str(each.parent) for each in POPULATION.glob("**/config.json")))
-    policies = simple_policies(env)
-    policies |= {name.removeprefix(f"{POPULATION}/"): load_policy(name, env) for name in names}
+        names = ("car_racing",)
+    policies = simple_policies(env) | {name: load_policy(name, env) for name in names}
     log, kept = args.out.with_suffix(".drives.jsonl"), {}
     done = {(line["identity"], line["tracks"]): line for line in read_log(log)}
     for name, policy in policies.items():

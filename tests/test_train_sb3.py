@@ -1,5 +1,6 @@
 """Agents of Stable-Baselines3, sb3-contrib, rl_zoo3 and others train on dream and real through the same ids."""
 
+import os
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -172,7 +173,8 @@ def test_rl_zoo3_reads_the_hyperparameter_files(file, tmp_path):
     command += ["--conf-file", str(file), "--log-folder", str(tmp_path), "--n-timesteps", "200", "--eval-freq", "-1"]
     command += ["--verbose", "0", "--hyperparams", "n_envs:1"]
     command += ["n_steps:32"] if file.stem == "ppo" else ["learning_starts:50", "buffer_size:1000"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    alone = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=alone)
     assert done.returncode == 0, done.stderr[-2000:]
     assert list(Path(tmp_path).glob(f"{file.stem}/{DREAM}_1/{DREAM}.zip"))
 
