@@ -13,8 +13,9 @@ import gymnasium as gym
 import tyro
 
 import wm_gym
+from training.drives import branch, drive, write_video
 from training.loop import VALIDATION_SEEDS
-from training.pictures import branch, drive, save_figure, strip, write_video
+from training.pictures import save_figure, strip
 
 
 @dataclass

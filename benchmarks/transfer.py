@@ -4,7 +4,9 @@
     python -m benchmarks.transfer --world-model runs/mine/best/world_model \
         --policies runs/mine/best/controller runs/ppo/*.zip --out runs/mine/transfer.json
 
-Each policy must have learnt on this world model's latents: a round's controllers know that round's alone. Then the world model alone is held against real drives: how long its dreams stay true, whether its mixture knows what
+Each policy must have learnt on this world model's latents: a round's controllers know those of that round alone.
+
+Then the world model alone is held against real drives: how long its dreams stay true, whether its mixture knows what
 it does not know, and whether it sees failures coming. What a policy scored is kept in ``<out>.drives.jsonl`` beside the
 JSON, so that a stopped measurement goes on.
 """
@@ -31,9 +33,10 @@ from benchmarks.report import RESULTS, TEST_SEEDS, write_report
 from training import closed_loop, open_loop
 from training.checkpoints import append_log, read_log
 from training.closed_loop import VALIDATION_SEEDS
+from training.drives import GAP_EVERY, gap
 from training.encode import fingerprint
 from training.latents import LatentEpisode
-from training.pictures import GAP_EVERY, gap, save_figure, strip
+from training.pictures import save_figure, strip
 from training.rollouts import Recorder
 from training.train_controller import DREAM, REAL
 from training.train_rnn import Sequences, draw
@@ -57,7 +60,7 @@ class Args:
     world_model: str = "car_racing"
     """bundled name or folder"""
     policies: tuple[str, ...] = ()
-    """controllers' folders and Stable-Baselines3 zips; by default the bundled one. Some that nobody trained are added"""
+    """controllers' folders and Stable-Baselines3 zips; by default the bundled one; untrained ones are added"""
     tracks: int = 100
     """real test tracks that each policy drives, and as many dreams"""
     drives: int = 30

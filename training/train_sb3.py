@@ -35,8 +35,8 @@ from training import gradient
 from training.checkpoints import append_log, read_log
 from training.closed_loop import VALIDATION_SEEDS
 from training.device import choose_device
+from training.drives import drive, write_video
 from training.files import alone, write_atomic, write_json
-from training.pictures import drive, write_video
 from training.presets import MOST_CANDIDATES
 from training.tracking import track, track_video, tracking
 from training.train_controller import DREAM, REAL, make_weighed
