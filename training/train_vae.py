@@ -120,7 +120,7 @@ def main(args: Args) -> Path:
     path = args.out / "checkpoint.pt"
     frames = FrameSet(args.rollouts, args.frames)
     torch.manual_seed(args.seed)
-    vae = VAE(args.model).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    vae = VAE(args.model).to(device)
     optimizer = torch.optim.Adam(vae.parameters(), lr=args.learning_rate, fused=True)
     checkpoint = load_checkpoint(path, device) if path.is_file() else None
     done = 0

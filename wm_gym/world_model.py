@@ -227,4 +227,5 @@ def _arrays(module: nn.Module) -> artifact.Arrays:
 def _fill(module: nn.Module, path: Path, device: str | torch.device) -> None:
     """Give a module on the meta device the weights of a file."""
     arrays = artifact.read_arrays(path, {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()})
-    module.load_state_dict({name: torch.from_numpy(array).to(device) for name, array in arrays.items()}, assign=True)
+    module.to_empty(device=device)  # and not assigned below: weights keep their memory format
+    module.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -26,6 +27,20 @@ class VAEConfig:
         check_sizes(self, "latent_size", "channels")
         if len(self.channels) != 4:
             raise ValueError(f"a VAE has four convolutions, got channels {self.channels}")
+
+
+class Convolution(nn.Conv2d):
+    """A convolution that computes a single frame's as a matrix product of its patches: faster than oneDNN's there."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return ``(B, C, H, W)`` features of ``(B, F, H', W')``."""
+        if len(input) > 1 or input.device.type != "cpu":
+            return super().forward(input)
+        (height, width), (down, right) = self.kernel_size, self.stride
+        patches = input.permute(0, 2, 3, 1).unfold(1, height, down).unfold(2, width, right)
+        rows = patches.permute(0, 1, 2, 4, 5, 3).flatten(3)
+        weight = self.weight.permute(0, 2, 3, 1).flatten(1)  # a view: the format is channels_last
+        return F.linear(rows, weight, self.bias).permute(0, 3, 1, 2)
 
 
 class FromPoint(nn.ConvTranspose2d):
@@ -51,10 +66,10 @@ class VAE(nn.Module):
         a, b, c, d = config.channels
         features = d * 2 * 2
         self.encoder = nn.Sequential(
-            *(nn.Conv2d(3, a, 4, 2), nn.ReLU()),  # 31x31
-            *(nn.Conv2d(a, b, 4, 2), nn.ReLU()),  # 14x14
-            *(nn.Conv2d(b, c, 4, 2), nn.ReLU()),  # 6x6
-            *(nn.Conv2d(c, d, 4, 2), nn.ReLU()),  # 2x2
+            *(Convolution(3, a, 4, 2), nn.ReLU()),  # 31x31
+            *(Convolution(a, b, 4, 2), nn.ReLU()),  # 14x14
+            *(Convolution(b, c, 4, 2), nn.ReLU()),  # 6x6
+            *(Convolution(c, d, 4, 2), nn.ReLU()),  # 2x2
             nn.Flatten(),
         )
         self.mu = nn.Linear(features, config.latent_size)
@@ -66,6 +81,7 @@ class VAE(nn.Module):
             *(nn.ConvTranspose2d(b, a, 6, 2), nn.ReLU()),  # 30x30
             *(nn.ConvTranspose2d(a, 3, 6, 2), nn.Sigmoid()),  # 64x64
         )
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # as frames are: nothing is reordered
 
     def encode(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         """Return mu and logvar of q(z | frame), each float ``(B, Z)``, for uint8 frames ``(B, 64, 64, 3)``."""
