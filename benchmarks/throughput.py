@@ -10,9 +10,10 @@ dream. Peers are measured where they are installed (``pip install wm-gym[peers]`
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import json
 import multiprocessing
-import resource
+import re
 import tempfile
 import time
 from collections.abc import Callable
@@ -162,26 +163,40 @@ def dream(args: Args) -> dict[str, Any]:
                 "lane_steps_per_second": n * speeds["dream"]["per_second"],
                 "products_lane_steps_per_second": n * speeds["products"]["per_second"],
                 "times_real": n * speeds["dream"]["ratio"],
-                "bytes_a_lane": memory(n),
+                "peak_bytes": memory(n),
             }
         )
-    return {"single": contest({"CarRacing-v3": anchor, "dream": single}, args.turns, args.seconds), "vector": lanes}
+    return {
+        "single": contest({"CarRacing-v3": anchor, "dream": single}, args.turns, args.seconds),
+        "vector": lanes,
+        "bytes_a_lane": bytes_a_lane(lanes),
+    }
 
 
-def memory(lanes: int) -> float:
-    """Return the bytes of resident memory that each lane of a stepped dream adds, in a process of its own."""
+def memory(lanes: int) -> int:
+    """Return the most bytes of memory that a process of its own needs to step a dream of so many lanes."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        alone = pool.apply(peak, (1,))
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return (pool.apply(peak, (lanes,)) - alone) / lanes
+        return pool.apply(peak, (lanes,))
 
 
 def peak(lanes: int) -> int:
-    """Return the most bytes that this process has held, after a few steps of a dream."""
+    """Return the most bytes that this process has held, after a few steps of a dream (as Linux counts them)."""
+    torch.set_num_threads(1)
     step = dreamt(lanes)
     for _ in range(3):
         step()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    # not getrusage's maximum, which a child begins with its parent's
+    held = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert held is not None
+    return int(held[1]) * 1024
+
+
+def bytes_a_lane(lanes: list[dict[str, Any]]) -> list[float]:
+    """Return what one more lane takes, from each number of lanes to the next."""
+    return [
+        (more["peak_bytes"] - few["peak_bytes"]) / (more["lanes"] - few["lanes"])
+        for few, more in itertools.pairwise(lanes)
+    ]
 
 
 def seconds(function: Callable[[Any], object], args: Any) -> float:
