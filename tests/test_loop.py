@@ -10,10 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
+from training import loop
 from training.checkpoints import read_log
 from training.presets import PRESETS
 from training.rollouts import Episode, episode_files, open_frames
-from training.train_controller import DREAM, REAL
+from training.train_controller import DREAM, REAL, evaluate
+from wm_gym.evaluate import make_lanes
 from wm_gym.models.controller import Controller
 from wm_gym.world_model import WorldModel
 
@@ -136,9 +138,21 @@ def test_a_run_killed_at_any_moment_goes_on_where_it_stopped(tmp_path):
             assert np.array_equal(kept_controller.parameters, expected)
         assert len(np.unique(expected, axis=0)) == SMOKE.candidates
 
+        # they are those of the sought controllers that dreams pay best
+        sought = np.stack(
+            [Controller.from_pretrained(path).parameters for path in sorted(folder.glob("sought/*/controller"))]
+        )
+        assert len(sought) == SMOKE.sought
+        how = {"world_model": str(folder / "world_model"), "max_episode_steps": SMOKE.max_steps}
+        dreams = make_lanes(DREAM, SMOKE.sought * loop.DREAMS, **how)
+        paid = evaluate(dreams, sought, np.arange(loop.DREAMS), controller.config)
+        best_paid = np.argsort(-paid)[: SMOKE.candidates]
+        assert np.array_equal(expected, sought[best_paid])
+        assert np.array_equal([candidate["dream"] for candidate in line["candidates"]], paid[best_paid])
+
     # controllers evolved in the dream and on the real env, each generation once
-    evolved = [(folder, DREAM, SMOKE.controller.generations) for folder in sorted(run.glob("rounds/*/candidates/*"))]
-    assert len(evolved) == SMOKE.rounds * SMOKE.candidates
+    evolved = [(folder, DREAM, SMOKE.controller.generations) for folder in sorted(run.glob("rounds/*/sought/*"))]
+    assert len(evolved) == SMOKE.rounds * SMOKE.sought
     for folder, env, generations in (*evolved, (run / "controller-real", REAL, SMOKE.real_generations)):
         lines = read_log(folder / "log.jsonl")
         assert [(line["env"], line["generation"]) for line in lines] == [(env, g + 1) for g in range(generations)]

@@ -151,7 +151,7 @@ def test_reconstructions_show_frames_above_what_z_keeps_of_them(world_model_fold
     np.testing.assert_allclose(shown(axes[10:]), expected, atol=1e-6)
 
 
-LOGS = {"vae": "vae/log.jsonl", "rnn": "rnn/log.jsonl", "controller": "rounds/000/candidates/0/log.jsonl"}
+LOGS = {"vae": "vae/log.jsonl", "rnn": "rnn/log.jsonl", "controller": "rounds/000/sought/0/log.jsonl"}
 
 
 def write_logs(run):
@@ -173,7 +173,7 @@ def test_curves_are_those_of_the_logs(tmp_path):
     drawn = {"vae": ["squared_error", "kl"], "rnn": ["z", "tiles", "end"], "controller": ["score", "sigma"]}
     for stage, names in drawn.items():
         lines = read_log(tmp_path / LOGS[stage])
-        counted = "generation of the rounds' candidates" if stage == "controller" else "epoch"
+        counted = "generation of the rounds' sought controllers" if stage == "controller" else "epoch"
         for name in names:
             axes = next(panels)
             keys = {"score": ["best", "population_score"]}.get(name, [name])

@@ -80,9 +80,13 @@ def test_a_run_that_is_not_over_has_no_best_finalist(run):
         bundle.main(bundle.Args(run=run))
 
 
-@pytest.mark.parametrize("changed", [{"rounds": 26}, {"candidates": 0}, {"candidates": 5, "own_episodes": 4}])
+@pytest.mark.parametrize(
+    "changed", [{"rounds": 26}, {"candidates": 0}, {"candidates": 5, "sought": 5}, {"candidates": 3, "sought": 2}]
+)
 def test_a_run_chooses_among_few_candidates_that_drive(changed, tmp_path):
-    with pytest.raises(ValueError, match=r"at most 50 candidates.*--rounds \d+ --candidates . --own-episodes 4"):
+    with pytest.raises(
+        ValueError, match=r"at most 50 candidates.*--rounds \d+ --sought . --candidates . --own-episodes 4"
+    ):
         loop.main(replace(SMOKE, run=tmp_path, **changed))
 
 

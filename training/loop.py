@@ -30,8 +30,12 @@ from training.pictures import draw_progress, draw_round
 from training.presets import MOST_CANDIDATES, Args, parse
 from training.rollouts import Episode, episode_files
 from training.tracking import track, tracking
+from wm_gym.evaluate import make_lanes
 from wm_gym.models.controller import Controller
 from wm_gym.world_model import WorldModel
+
+DREAMS = 30
+"""Dreams at τ = 1 that each sought controller drives, for the choice of the candidates: seconds, and no real frame."""
 
 
 class Timer:
@@ -93,36 +97,39 @@ def own_drives(args: Args, number: int) -> collect.Args:
     )
 
 
-def temperatures(args: Args) -> list[float]:
-    """Return τ of each candidate's dreams."""
-    return np.geomspace(args.coolest, args.hottest, args.candidates).round(3).tolist()
-
-
 def find_candidates(args: Args, number: int) -> None:
-    """Evolve a round's candidates in its dream, and put them into one population."""
+    """Seek controllers in a round's dream, and put those that dreams pay best into one population, the best first."""
     folder = args.run / "rounds" / f"{number:03d}"
-    found = []
-    for i, temperature in enumerate(temperatures(args)):
-        out, seed = folder / "candidates" / str(i), args.controller.seed + number * args.candidates + i
-        how: dict[str, Any] = {"world_model": str(folder / "world_model"), "out": out, "temperature": temperature}
-        train_controller.main(replace(args.controller, **how, seed=seed, tf32=args.tf32))
+    model, found = str(folder / "world_model"), []
+    for i, temperature in enumerate(np.geomspace(args.coolest, args.hottest, args.sought).round(3).tolist()):
+        out, seed = folder / "sought" / str(i), args.controller.seed + number * args.sought + i
+        how: dict[str, Any] = {"world_model": model, "out": out, "temperature": temperature, "tf32": args.tf32}
+        train_controller.main(replace(args.controller, **how, seed=seed))
         found.append(Controller.from_pretrained(out / "controller"))
-    Controller(np.stack([each.parameters for each in found]), found[0].config).save(folder / "population")
+    parameters = np.stack([each.parameters for each in found])
+    dreams = make_lanes(
+        train_controller.DREAM, len(found) * DREAMS, world_model=model, max_episode_steps=args.max_steps
+    )
+    paid = train_controller.evaluate(dreams, parameters, np.arange(DREAMS), found[0].config)
+    best = np.argsort(-paid)[: args.candidates]
+    for place, i in enumerate(best):
+        training = found[i].config.training | {"dream": float(paid[i])}
+        config = replace(found[i].config, training=training)
+        Controller(parameters[i], config).save(folder / "candidates" / str(place) / "controller")
+    Controller(parameters[best], found[0].config).save(folder / "population")
 
 
 def choose(args: Args, number: int) -> list[dict[str, float]]:
     """Keep the candidate of a round whose real drives scored best, and return what each one's came to."""
     folder = args.run / "rounds" / f"{number:03d}"
     drives = [Episode.load(args.run / "rollouts" / f"{seed}.npz") for seed in own_seeds(args, number)]
-    scores = [
-        [float(drive.rewards.sum()) for drive in drives if drive.driver.member == i] for i in range(args.candidates)
-    ]
-    compared = [
-        {"temperature": temperature, "drives": len(own), "mean": float(np.mean(own)), "std": float(np.std(own))}
-        for temperature, own in zip(temperatures(args), scores, strict=True)
-    ]
-    best = int(np.argmax([line["mean"] for line in compared]))
-    Controller.from_pretrained(folder / "candidates" / str(best) / "controller").save(folder / "controller")
+    candidates = [Controller.from_pretrained(folder / f"candidates/{i}/controller") for i in range(args.candidates)]
+    compared = []
+    for i, candidate in enumerate(candidates):
+        own = [float(drive.rewards.sum()) for drive in drives if drive.driver.member == i]
+        known = {key: candidate.config.training[key] for key in ("temperature", "dream")}
+        compared.append({**known, "drives": len(own), "mean": float(np.mean(own)), "std": float(np.std(own))})
+    candidates[int(np.argmax([line["mean"] for line in compared]))].save(folder / "controller")
     return compared
 
 
@@ -247,21 +254,24 @@ def main(args: Args) -> dict[str, Any]:
     """Run all rounds that are not done, and return the line of the best finalist.
 
     Raises:
-        ValueError: for no rounds, no finalists, or too many candidates.
+        ValueError: for no rounds, no finalists, or too many or too few candidates.
     """
     if args.rounds < 1 or args.finalists < 1:
         raise ValueError(f"a run needs a round and a finalist, got --rounds {args.rounds} --finalists {args.finalists}")
-    if not 1 <= args.candidates <= args.own_episodes or args.rounds * args.candidates > MOST_CANDIDATES:
+    if (
+        not 1 <= args.candidates <= min(args.sought, args.own_episodes)
+        or args.rounds * args.candidates > MOST_CANDIDATES
+    ):
         raise ValueError(
-            f"a run chooses among at most {MOST_CANDIDATES} candidates, each of which drives, got --rounds "
-            f"{args.rounds} --candidates {args.candidates} --own-episodes {args.own_episodes}"
+            f"a run chooses among at most {MOST_CANDIDATES} candidates, each of them sought and driven, got --rounds "
+            f"{args.rounds} --sought {args.sought} --candidates {args.candidates} --own-episodes {args.own_episodes}"
         )
     write_json(args.run / "args.json", asdict(args))
     log = args.run / "rounds.jsonl"
     for number in range(len(read_log(log)), args.rounds):
         line = run_round(args, number)
         append_log(log, line)
-        for state in (args.run / "rounds" / f"{number:03d}").glob(f"candidates/*/{train_controller.STATE}"):
+        for state in (args.run / "rounds" / f"{number:03d}").glob(f"sought/*/{train_controller.STATE}"):
             state.unlink()  # megabytes, of use to an interrupted round only
         track("loop", line)
         tqdm.write(f"round {number}: real {line['real']['mean']:.0f}, dream {line['dream']['mean']:.0f}")

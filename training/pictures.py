@@ -106,7 +106,7 @@ PANELS = {
 STAGES = {
     "vae": ("V", "epoch", "vae/log.jsonl"),
     "rnn": ("M", "epoch", "rnn/log.jsonl"),
-    "controller": ("C", "generation of the rounds' candidates", "rounds/*/candidates/*/log.jsonl"),
+    "controller": ("C", "generation of the rounds' sought controllers", "rounds/*/sought/*/log.jsonl"),
 }
 """Each stage's name, what its logs count, and where they are in a run's folder."""
 

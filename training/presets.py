@@ -30,12 +30,14 @@ class Args:
     """length of these drives"""
     scripted_episodes: int = 70
     """first data: drives of scripted, privileged drivers with bursts of random actions; 0 trains from scratch"""
-    candidates: int = 4
-    """controllers that each round finds, in dreams from cool to hot; they drive the real car, and the best goes on"""
+    sought: int = 4
+    """controllers that each round seeks, in dreams from cool to hot"""
     coolest: float = 1.4
-    """τ of the first candidate's dreams"""
+    """τ of the first one's dreams"""
     hottest: float = 3.2
-    """τ of the last candidate's dreams; those between are spaced evenly on a logarithmic scale"""
+    """τ of the last one's dreams; those between are spaced evenly on a logarithmic scale"""
+    candidates: int = 4
+    """of the sought, those that dreams pay best: they drive the real car, and the best goes on"""
     own_episodes: int = 32
     """real drives of a round's candidates in turn, for the choice between them and for the next round's data"""
     own_patience: int = 150
@@ -81,6 +83,7 @@ PRESETS = {
         random_episodes=3,
         random_steps=80,
         scripted_episodes=5,
+        sought=3,
         candidates=2,
         own_episodes=4,
         rnn_epochs=1,
@@ -96,6 +99,7 @@ PRESETS = {
     ),
     "laptop": Args(
         rounds=8,
+        sought=8,
         candidates=4,
         coolest=1.5,
         hottest=3.0,
@@ -122,6 +126,7 @@ PRESETS = {
     "paper": Args(
         preset="paper",
         rounds=1,
+        sought=1,
         candidates=1,
         coolest=1.15,
         random_episodes=10_000,
