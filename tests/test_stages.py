@@ -416,6 +416,31 @@ def test_the_ascent_in_the_mode_has_no_noise_of_its_own(tmp_path):
         gradient.ascend(model, zeros, config, args, gradient.Objective(), 1.0, 0, "mean")
 
 
+@pytest.mark.parametrize("disturbance", [0.0, 0.3])
+def test_a_disturbance_trembles_actions_by_its_share_of_half_their_range(disturbance, monkeypatch):
+    model, config = make_world_model(), ControllerConfig()
+    model.start_states  # noqa: B018 (their steps are not watched)
+    taken, step = [], model.memory.step
+
+    def watch(z, action, state):
+        taken.append(action.detach())
+        return step(z, action, state)
+
+    monkeypatch.setattr(model.memory, "step", watch)
+    args = gradient.Args(steps=1, walkers=2000, acting=40, coasting=0, disturbance=disturbance)
+    gradient.ascend(model, np.zeros(config.parameters), config, args, gradient.Objective(), 1.0, 0)
+    steering = torch.stack(taken)[..., 0]  # of weights zero, so all of it is tremble; gas and brake are cut off at zero
+    assert steering.shape == (40, 2000)
+    assert steering[-1].std().item() == pytest.approx(disturbance, rel=0.05)
+    assert torch.stack(taken).amin() >= -1
+    assert torch.stack(taken)[..., 1:].amin() == 0
+    if disturbance:
+        assert torch.corrcoef(steering[-2:])[0, 1].item() == pytest.approx(gradient.TREMBLE, abs=0.03)
+        assert torch.stack(taken)[-1, :, 1].amax().item() < 4.5 * disturbance / 2
+    with pytest.raises(ValueError, match="disturbance"):
+        gradient.ascend(model, np.zeros(867), config, replace(args, disturbance=-0.1), gradient.Objective(), 1.0, 0)
+
+
 @pytest.mark.parametrize("rows", [1.0, 0.03])
 def test_the_policy_with_a_gradient_is_the_controller(rows):
     config = ControllerConfig()

@@ -46,6 +46,8 @@ class Args:
     """of Adam, with a cosine to 5 %"""
     saturation: float = 0.05
     """price of an action's squared excess over 1.5 before its tanh: a saturated action has no gradient"""
+    disturbance: float = 0.0
+    """standard deviation of a tremble of actions, as a share of half their range: it teaches to drive with a margin"""
 
 
 @dataclass
@@ -68,6 +70,9 @@ class Objective:
 BLOCK = 20
 """Steps over which pay is averaged before it is weighed: tiles come one by one."""
 
+TREMBLE = 0.9
+"""Share of a tremble that is left a step later: it lasts for some ten steps."""
+
 
 class LinearPolicy:
     """C with a gradient: the same function of the same parameters as `wm_gym.Controller`."""
@@ -81,7 +86,11 @@ class LinearPolicy:
     def __call__(self, observation: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Return actions ``(N, A)`` and what their tanh was taken of, for ``[z, h]`` ``(N, D)`` and weights."""
         inside = observation @ rows[:, :-1].T + rows[:, -1]
-        return torch.clamp(self.scale * inside.tanh(), self.low, self.high), inside
+        return self.clamp(self.scale * inside.tanh()), inside
+
+    def clamp(self, action: Tensor) -> Tensor:
+        """Return actions within their bounds."""
+        return torch.clamp(action, self.low, self.high)
 
 
 def ascend(
@@ -111,11 +120,13 @@ def ascend(
         z_only: keep C's weights of h at what they are.
 
     Raises:
-        ValueError: for no walkers, a look ahead without actions, or an unknown sampling.
+        ValueError: for no walkers, a look ahead without actions, a negative disturbance, or an unknown sampling.
         FloatingPointError: when the gradient is not finite.
     """
     if args.walkers < 1 or args.acting < 1 or args.coasting < 0:
         raise ValueError(f"a look ahead needs walkers that act, got {args}")
+    if args.disturbance < 0:
+        raise ValueError(f"the disturbance is a standard deviation, 0 or more, got {args.disturbance}")
     if sampling not in ("sample", "mode"):
         raise ValueError(f'sampling must be "sample" or "mode", got {sampling!r}')
     memory, reward, device = model.memory, model.config.reward, model.device
@@ -145,10 +156,14 @@ def ascend(
             alive, paid = torch.ones(n, device=device), torch.zeros(n, device=device)
             price = torch.zeros((), device=device)
             block: list[Tensor] = []
-            dreamt, memorised, count = z, state, tiles
+            dreamt, memorised, count, tremble = z, state, tiles, torch.zeros(n, config.action_size, device=device)
             for t in range(ahead):
                 rows = policy.rows if t < args.acting else policy.rows.detach()
                 action, inside = policy(torch.cat([dreamt, memory.hidden(memorised)], dim=1), rows)
+                if args.disturbance:
+                    shock = torch.randn(tremble.shape, generator=generator).to(device)
+                    tremble = TREMBLE * tremble + (1 - TREMBLE**2) ** 0.5 * shock
+                    action = policy.clamp(action + args.disturbance * tremble * (policy.high - policy.low) / 2)
                 memorised = memory.step(dreamt, action, memorised)
                 prediction = memory.predict(memory.hidden(memorised))
                 noise = torch.randn(n, latents, generator=generator).to(device)

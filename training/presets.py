@@ -98,7 +98,7 @@ PRESETS = {
         ),
     ),
     "laptop": Args(
-        rounds=8,
+        rounds=6,
         sought=8,
         candidates=4,
         coolest=1.5,
@@ -120,7 +120,7 @@ PRESETS = {
             sigma=0.003,
             starts="any",
             objective=gradient.Objective(beyond=-0.3),
-            gradient=gradient.Args(steps=80),
+            gradient=gradient.Args(steps=80, disturbance=0.2),
         ),
     ),
     "paper": Args(
