@@ -14,7 +14,7 @@ from training import loop
 from training.checkpoints import read_log
 from training.presets import PRESETS
 from training.rollouts import Episode, episode_files, open_frames
-from training.train_controller import DREAM, REAL, evaluate
+from training.train_controller import DREAM, REAL, Tremble, evaluate
 from wm_gym.evaluate import make_lanes
 from wm_gym.models.controller import Controller
 from wm_gym.world_model import WorldModel
@@ -144,8 +144,8 @@ def test_a_run_killed_at_any_moment_goes_on_where_it_stopped(tmp_path):
         )
         assert len(sought) == SMOKE.sought
         how = {"world_model": str(folder / "world_model"), "max_episode_steps": SMOKE.max_steps}
-        dreams = make_lanes(DREAM, SMOKE.sought * loop.DREAMS, **how)
-        paid = evaluate(dreams, sought, np.arange(loop.DREAMS), controller.config)
+        dreams = make_lanes(DREAM, SMOKE.sought * loop.DREAMS, temperature=loop.HEAT, **how)
+        paid = evaluate(Tremble(dreams, loop.DISTURBANCE), sought, np.arange(loop.DREAMS), controller.config)
         best_paid = np.argsort(-paid)[: SMOKE.candidates]
         assert np.array_equal(expected, sought[best_paid])
         assert np.array_equal([candidate["dream"] for candidate in line["candidates"]], paid[best_paid])

@@ -20,7 +20,8 @@ import cma
 import numpy as np
 import numpy.typing as npt
 import tyro
-from gymnasium.vector import VectorEnv
+from gymnasium.spaces import Box
+from gymnasium.vector import VectorActionWrapper, VectorEnv
 from gymnasium.wrappers.vector import TransformReward
 from tqdm import tqdm
 
@@ -98,6 +99,30 @@ def make_weighed(env_id: str, lanes: int, objective: gradient.Objective, world_m
         return envs
     per_step = WorldModel.from_pretrained(world_model).config.reward.per_step
     return TransformReward(envs, lambda reward: objective.weigh(reward - per_step) + per_step)
+
+
+class Tremble(VectorActionWrapper):
+    """Makes the hand on the wheel tremble, as gradients do (see `gradient.Args.disturbance`).
+
+    Args:
+        env: lanes with a Box of actions.
+        disturbance: standard deviation, as a share of half the actions' range.
+        seed: of the tremble.
+    """
+
+    def __init__(self, env: VectorEnv, disturbance: float, seed: int = 0) -> None:
+        super().__init__(env)
+        space = env.action_space
+        assert isinstance(space, Box)
+        self._low, self._high = space.low, space.high
+        self._size, self._rng = disturbance * (space.high - space.low) / 2, np.random.default_rng(seed)
+        self._tremble = np.zeros(space.shape, np.float32)
+
+    def actions(self, actions: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
+        """Return disturbed actions within their bounds."""
+        shock = self._rng.standard_normal(self._tremble.shape, np.float32)
+        self._tremble = gradient.TREMBLE * self._tremble + (1 - gradient.TREMBLE**2) ** 0.5 * shock
+        return np.clip(actions + self._size * self._tremble, self._low, self._high)
 
 
 def evaluate(

@@ -33,9 +33,8 @@ from wm_gym.models.memory import Memory, State, mixture_nll
 from wm_gym.models.vae import sample_latent
 from wm_gym.world_model import RewardConfig, Starts, WorldModel, WorldModelConfig
 
-
 RARE = -8.0
-"""Logit of an end that M begins with: from even odds it still dreams of failures in a quarter of all laps when trained."""
+"""Logit of an end that M begins with: begun at even odds, M dreams of failure in each fourth lap even when trained."""
 
 
 @dataclass
