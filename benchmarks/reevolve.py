@@ -2,8 +2,8 @@
 
     python -m benchmarks.reevolve
 
-Gradients, as in the laptop preset of training.loop, from several seeds, then CMA-ES from the one that dreams pay best
-until the time is over; no real drive chooses anything. Then the 100 test tracks of gymnasium's own CarRacing-v3.
+As in the laptop preset of training.loop, from one seed after the other until the time is over; hard dreams choose one
+of the controllers, no real drive does. Then the 100 test tracks of gymnasium's own CarRacing-v3.
 """
 
 from __future__ import annotations
@@ -18,13 +18,10 @@ import tyro
 from benchmarks import score
 from benchmarks.report import RESULTS, TEST_SEEDS, write_report
 from training import train_controller
-from training.checkpoints import read_log
 from training.presets import PRESETS
 from wm_gym.evaluate import summarize
+from wm_gym.models.controller import Controller
 from wm_gym.world_model import WorldModel
-
-GENERATIONS = 5
-"""Of CMA-ES between two looks at the clock."""
 
 
 @dataclass
@@ -35,12 +32,10 @@ class Args:
     """bundled name or folder"""
     minutes: float = 15.0
     """time to evolve"""
-    temperature: float = 2.2
+    temperature: float = 2.0
     """τ of the dreams that C evolves in"""
-    ascents: int = 8
-    """how often gradients begin at zero"""
-    seed: int = 1
-    """of starts and noise of the first ascent; the others count up"""
+    seed: int = 1000
+    """of starts and noise of the first controller; the others count up"""
     run: Path = Path("runs/reevolve")
     """new folder for the controllers"""
     out: Path = RESULTS / "reevolve.json"
@@ -58,26 +53,27 @@ def main(args: Args) -> None:
     if args.run.exists():
         raise FileExistsError(f"{args.run}: exists, but C must start at zero; choose another --run or remove it")
     preset = PRESETS["laptop"].controller
-    settings = replace(preset, world_model=args.world_model, temperature=args.temperature, generations=1)
-    ascents = [replace(settings, out=args.run / str(i), seed=args.seed + i) for i in range(args.ascents)]
-    start, pay = time.monotonic(), []
-    for each in ascents:
-        train_controller.main(each)
-        pay.append(read_log(each.out / "log.jsonl")[0]["population_score"])
-    best, generations = ascents[int(np.argmax(pay))], 1
+    settings = replace(preset, world_model=args.world_model, temperature=args.temperature)
+    found: list[Controller] = []
+    start = time.monotonic()
     while time.monotonic() - start < 60 * args.minutes:
-        generations += GENERATIONS
-        train_controller.main(replace(best, generations=generations))
+        out = args.run / str(len(found))
+        train_controller.main(replace(settings, out=out, seed=args.seed + len(found)))
+        found.append(Controller.from_pretrained(out / "controller"))
+    parameters = np.stack([each.parameters for each in found])
+    pay = train_controller.hard_dreams(args.world_model, parameters, found[0].config, settings.max_steps)
+    best = int(pay.argmax())
     minutes = (time.monotonic() - start) / 60
-    scored = score.Args(policy=str(best.out / "controller"), world_model=args.world_model, workers=args.workers)
+    scored = score.Args(
+        policy=str(args.run / str(best) / "controller"), world_model=args.world_model, workers=args.workers
+    )
     real = score.drives(train_controller.REAL, args.workers, scored, fast=False)
     dream = score.drives(train_controller.DREAM, len(TEST_SEEDS), scored)
     content = {
         "command": "python -m benchmarks.reevolve",
         "minutes": minutes,
-        "ascents": dict(zip((each.seed for each in ascents), pay, strict=True)),
-        "seed": best.seed,
-        "generations": generations,
+        "hard_dreams": dict(enumerate(pay.tolist(), args.seed)),
+        "seed": args.seed + best,
         "seeds": [TEST_SEEDS.start, TEST_SEEDS.stop - 1],
         "real": summarize(real),
         "dream": summarize(dream),

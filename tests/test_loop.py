@@ -10,12 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from training import loop
 from training.checkpoints import read_log
 from training.presets import PRESETS
 from training.rollouts import Episode, episode_files, open_frames
-from training.train_controller import DREAM, REAL, Tremble, evaluate
-from wm_gym.evaluate import make_lanes
+from training.train_controller import DREAM, REAL, hard_dreams
 from wm_gym.models.controller import Controller
 from wm_gym.world_model import WorldModel
 
@@ -138,14 +136,12 @@ def test_a_run_killed_at_any_moment_goes_on_where_it_stopped(tmp_path):
             assert np.array_equal(kept_controller.parameters, expected)
         assert len(np.unique(expected, axis=0)) == SMOKE.candidates
 
-        # they are those of the sought controllers that dreams pay best
+        # they are those of the sought controllers that hard dreams pay best
         sought = np.stack(
             [Controller.from_pretrained(path).parameters for path in sorted(folder.glob("sought/*/controller"))]
         )
         assert len(sought) == SMOKE.sought
-        how = {"world_model": str(folder / "world_model"), "max_episode_steps": SMOKE.max_steps}
-        dreams = make_lanes(DREAM, SMOKE.sought * loop.DREAMS, temperature=loop.HEAT, **how)
-        paid = evaluate(Tremble(dreams, loop.DISTURBANCE), sought, np.arange(loop.DREAMS), controller.config)
+        paid = hard_dreams(str(folder / "world_model"), sought, controller.config, SMOKE.max_steps)
         best_paid = np.argsort(-paid)[: SMOKE.candidates]
         assert np.array_equal(expected, sought[best_paid])
         assert np.array_equal([candidate["dream"] for candidate in line["candidates"]], paid[best_paid])

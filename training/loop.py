@@ -30,15 +30,8 @@ from training.pictures import draw_progress, draw_round
 from training.presets import MOST_CANDIDATES, Args, parse
 from training.rollouts import Episode, episode_files
 from training.tracking import track, tracking
-from wm_gym.evaluate import make_lanes
 from wm_gym.models.controller import Controller
 from wm_gym.world_model import WorldModel
-
-DREAMS, HEAT, DISTURBANCE = 50, 2.0, 0.3
-"""Dreams that choose a round's candidates: how many of each sought controller, at which τ, and the actions' tremble.
-
-They cost seconds and no real frame, and tell who drives with a margin; cool and steady dreams please almost everyone.
-"""
 
 
 class Timer:
@@ -101,7 +94,7 @@ def own_drives(args: Args, number: int) -> collect.Args:
 
 
 def find_candidates(args: Args, number: int) -> None:
-    """Seek controllers in a round's dream; those that hot, trembling dreams pay best are a population, best first."""
+    """Seek controllers in a round's dream; those that hard dreams pay best are a population, best first."""
     folder = args.run / "rounds" / f"{number:03d}"
     model, found = str(folder / "world_model"), []
     for i, temperature in enumerate(np.geomspace(args.coolest, args.hottest, args.sought).round(3).tolist()):
@@ -110,9 +103,7 @@ def find_candidates(args: Args, number: int) -> None:
         train_controller.main(replace(args.controller, **how, seed=seed))
         found.append(Controller.from_pretrained(out / "controller"))
     parameters = np.stack([each.parameters for each in found])
-    lanes, how = len(found) * DREAMS, {"temperature": HEAT, "max_episode_steps": args.max_steps}
-    dreams = train_controller.Tremble(make_lanes(train_controller.DREAM, lanes, world_model=model, **how), DISTURBANCE)
-    paid = train_controller.evaluate(dreams, parameters, np.arange(DREAMS), found[0].config)
+    paid = train_controller.hard_dreams(model, parameters, found[0].config, args.max_steps)
     best = np.argsort(-paid)[: args.candidates]
     for place, i in enumerate(best):
         training = found[i].config.training | {"dream": float(paid[i])}

@@ -37,7 +37,7 @@ class Args:
     hottest: float = 3.2
     """τ of the last one's dreams; those between are spaced evenly on a logarithmic scale"""
     candidates: int = 4
-    """of the sought, those that hot, trembling dreams pay best: they drive the real car, and the best goes on"""
+    """of the sought, those that hard dreams pay best: they drive the real car, and the best goes on"""
     own_episodes: int = 32
     """real drives of a round's candidates in turn, for the choice between them and for the next round's data"""
     own_patience: int = 150

@@ -39,6 +39,9 @@ DREAM, REAL = "DreamCarRacing-v0", "LatentCarRacing-v0"
 STATE = "cma.pkl"
 """CMA-ES's state in the folder of C."""
 
+HARD_DREAMS = 50
+"""Dreams of each member in `hard_dreams`."""
+
 
 @dataclass
 class Args:
@@ -142,6 +145,25 @@ def evaluate(
             member, column = divmod(first + result.index, len(seeds))
             scores[member, column] = result.score
     return scores.mean(axis=1)
+
+
+def hard_dreams(
+    world_model: str, members: npt.NDArray[np.floating], config: ControllerConfig, max_steps: int
+) -> npt.NDArray[np.float64]:
+    """Return each member's mean score in dreams that are hot and tremble, ``(M,)``: who drives with a margin?
+
+    Dreams at τ = 1 with a steady hand please almost everyone, so they can't tell who will drive on the road.
+
+    Args:
+        world_model: bundled name or folder.
+        members: ``(M, P)``.
+        config: of C.
+        max_steps: of a dream.
+    """
+    dreams = make_lanes(
+        DREAM, len(members) * HARD_DREAMS, world_model=world_model, temperature=2.0, max_episode_steps=max_steps
+    )
+    return evaluate(Tremble(dreams, disturbance=0.3), members, np.arange(HARD_DREAMS), config)
 
 
 def free_weights(args: Args, config: ControllerConfig) -> npt.NDArray[np.int64]:
