@@ -441,6 +441,18 @@ def test_a_disturbance_trembles_actions_by_its_share_of_half_their_range(disturb
         gradient.ascend(model, np.zeros(867), config, replace(args, disturbance=-0.1), gradient.Objective(), 1.0, 0)
 
 
+def test_lanes_tremble_as_gradients_do(world_model_folder):
+    dreams = make_lanes(train_controller.DREAM, 2000, world_model=world_model_folder)
+    lanes, still = train_controller.Tremble(dreams, disturbance=0.3), np.zeros((2000, 3), np.float32)
+    actions = np.stack([lanes.actions(still) for _ in range(60)])
+    lanes.close()
+    assert actions[-1, :, 0].std() == pytest.approx(0.3, rel=0.06)
+    assert np.corrcoef(actions[-2:, :, 0])[0, 1] == pytest.approx(gradient.TREMBLE, abs=0.02)
+    assert actions[..., 1:].min() == 0
+    assert 0.45 < actions[-1, :, 1].max() < 0.15 * 5  # of gas and brake, half the range is 0.5
+    assert np.abs(lanes.actions(still + 1)).max() == 1
+
+
 @pytest.mark.parametrize("rows", [1.0, 0.03])
 def test_the_policy_with_a_gradient_is_the_controller(rows):
     config = ControllerConfig()
