@@ -31,6 +31,19 @@ def test_the_vae_keeps_the_contracts_of_shape_and_range():
     assert decoded.min() >= 0 and decoded.max() <= 1
 
 
+@pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])
+def test_a_frame_alone_is_encoded_as_in_a_batch_and_as_torch_convolves(memory_format):
+    model = v.VAE(v.VAEConfig(channels=(5, 7, 11, 13))).to(memory_format=memory_format)
+    frames = torch.randint(0, 256, (3, 64, 64, 3), dtype=torch.uint8)
+    together, alone = model.encode(frames), [model.encode(frames[i : i + 1]) for i in range(3)]
+    features = frames.permute(0, 3, 1, 2) / 255
+    for layer in model.encoder[:-1:2]:
+        features = torch.conv2d(features, layer.weight, layer.bias, stride=2).relu()
+    for i, whole in enumerate(together):
+        torch.testing.assert_close(torch.cat([each[i] for each in alone]), whole, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(together[0], model.mu(features.flatten(1)), atol=1e-5, rtol=1e-5)
+
+
 @given(seed=st.integers(0, 999), free_bits=st.floats(0, 3))
 @settings(deadline=None, max_examples=20)
 def test_the_vae_loss_is_summed_squared_error_and_kl_with_free_bits(seed, free_bits):
