@@ -137,7 +137,7 @@ def main(args: Args) -> Path:
         "command": command(json.loads((args.run / "args.json").read_text())),
         "round": best["round"],
         "label": "privileged" if model.config.training["episodes"].get("privileged") else "from scratch",
-        "real_frames": best["collected_frames"] + sum(line["frames"] for line in rounds + candidates + finalists),
+        "real_frames": rounds[-1]["collected_frames"] + sum(line["frames"] for line in rounds + candidates + finalists),
         "rounds": rounds,
         "candidates": candidates,
         "finalists": finalists,
