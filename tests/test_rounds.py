@@ -12,6 +12,7 @@ from training.checkpoints import append_log, read_log
 from training.files import write_json
 from training.presets import PRESETS
 from wm_gym.models.controller import Controller
+from wm_gym.world_model import WorldModel
 
 SMOKE = PRESETS["smoke"]
 
@@ -94,6 +95,36 @@ def test_a_run_chooses_among_few_candidates_that_drive(changed, tmp_path):
 def test_a_run_needs_a_round_and_a_finalist(changed, tmp_path):
     with pytest.raises(ValueError, match=r"--rounds . --finalists ."):
         loop.main(replace(SMOKE, run=tmp_path, **changed))
+
+
+def test_a_round_stopped_while_its_candidates_drive_keeps_them_and_their_dream(tmp_path, monkeypatch):
+    args, kept, found = replace(SMOKE, run=tmp_path), tmp_path / "rounds" / "000", []
+
+    def train_rnn(_):
+        model = make_world_model()
+        model.starts.tiles[:] = len(found)  # as starts of more drives are others
+        model.save(tmp_path / "rnn")
+        return tmp_path / "rnn"
+
+    def find_candidates(args, number):
+        found.append(number)
+        Controller(np.full((2, 867), len(found))).save(kept / "population")
+
+    def stop(drives):
+        if drives.policy.endswith("population"):
+            raise KeyboardInterrupt
+
+    for stage in (train_vae, loop.encode):
+        monkeypatch.setattr(stage, "main", lambda _: None)
+    monkeypatch.setattr(loop.train_rnn, "main", train_rnn)
+    monkeypatch.setattr(loop, "find_candidates", find_candidates)
+    monkeypatch.setattr(loop.collect, "main", stop)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            loop.run_round(args, 0)
+    assert found == [0]
+    assert (WorldModel.load(kept / "world_model").starts.tiles == 0).all()
+    assert (Controller.from_pretrained(kept / "population").parameters == 1).all()
 
 
 def test_seconds_of_finished_stages_outlive_a_kill(tmp_path):

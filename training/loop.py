@@ -157,10 +157,9 @@ def validate(args: Args, folder: Path, tracks: int, candidate: str = "") -> dict
     return {**{key: compared[key] for key in ("real", "dream", "kinder_since", "alarms")}, "frames": frames}
 
 
-def run_round(args: Args, number: int) -> dict[str, Any]:
-    """Run one round, or what is missing of it, and return its line of the log."""
-    run, kept = args.run, args.run / "rounds" / f"{number:03d}"
-    timer = Timer(kept / "seconds.json")
+def dream_and_candidates(args: Args, number: int, timer: Timer) -> None:
+    """Make a round's dream of all drives so far, and find its candidates there."""
+    run = args.run
     with timer("collect"):
         for drives in first_drives(args):
             collect.main(drives)
@@ -176,9 +175,19 @@ def run_round(args: Args, number: int) -> dict[str, Any]:
         data: dict[str, Any] = {"latents": run / "latents", "out": run / "rnn"}
         rnn = replace(args.rnn, **data, epochs=epochs, learning_rate=rate, tf32=args.tf32)
         artifact = train_rnn.main(rnn)
-    WorldModel.load(artifact).save(kept / "world_model")
+    WorldModel.load(artifact).save(run / "rounds" / f"{number:03d}" / "world_model")
     with timer("controller"):
         find_candidates(args, number)
+
+
+def run_round(args: Args, number: int) -> dict[str, Any]:
+    """Run one round, or what is missing of it, and return its line of the log."""
+    run, kept = args.run, args.run / "rounds" / f"{number:03d}"
+    timer = Timer(kept / "seconds.json")
+    if not (
+        kept / "population"
+    ).is_dir():  # saved last: drives of the candidates change nothing of where they came from
+        dream_and_candidates(args, number, timer)
     with timer("drive"):
         collect.main(own_drives(args, number))
     candidates = choose(args, number)
