@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from training.files import alone
+from training.files import alone, write_atomic
 from training.rollouts import episode_files
 
 REPOSITORY = Path(__file__).parents[1]
@@ -21,6 +21,17 @@ def running(group: int) -> list[str]:
     listed = subprocess.run(["ps", "-eo", "pgid=,stat=,args="], capture_output=True, text=True, check=True).stdout
     lines = [line.split(maxsplit=2) for line in listed.splitlines()]
     return [line[2] for line in lines if line[0] == str(group) and not line[1].startswith("Z")]
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
+    def fill_the_disk(file):
+        file.write(b"half of it")
+        raise OSError(28, "No space left on device")
+
+    write_atomic(tmp_path / "file", lambda file: file.write(b"old"))
+    with pytest.raises(OSError, match="No space left"):
+        write_atomic(tmp_path / "file", fill_the_disk)
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("file", b"old")]
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT], ids=lambda how: how.name)
