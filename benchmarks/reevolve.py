@@ -2,8 +2,8 @@
 
     python -m benchmarks.reevolve
 
-As in the laptop preset of training.loop, from one seed after the other until the time is over; hard dreams choose one
-of the controllers, no real drive does. Then the 100 test tracks of gymnasium's own CarRacing-v3.
+Controllers are sought as in the laptop preset of training.loop, seed after seed until the time is over; hard dreams
+choose one of them, no real drive does. Then the 100 test tracks of gymnasium's own CarRacing-v3.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def main(args: Args) -> None:
     settings = replace(preset, world_model=args.world_model, temperature=args.temperature)
     found: list[Controller] = []
     start = time.monotonic()
-    while time.monotonic() - start < 60 * args.minutes:
+    while not found or time.monotonic() - start < 60 * args.minutes:
         out = args.run / str(len(found))
         train_controller.main(replace(settings, out=out, seed=args.seed + len(found)))
         found.append(Controller.from_pretrained(out / "controller"))

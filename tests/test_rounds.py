@@ -114,7 +114,7 @@ def test_a_round_stopped_while_its_candidates_drive_keeps_them_and_their_dream(t
         if drives.policy.endswith("population"):
             raise KeyboardInterrupt
 
-    for stage in (train_vae, loop.encode):
+    for stage in (train_vae, loop.encode, loop.open_loop):
         monkeypatch.setattr(stage, "main", lambda _: None)
     monkeypatch.setattr(loop.train_rnn, "main", train_rnn)
     monkeypatch.setattr(loop, "find_candidates", find_candidates)

@@ -71,7 +71,8 @@ def card(name: str, training: dict[str, Any], results: Path, note: str = "") -> 
         f"its dreams only, by `{training['command']}`.",
         "",
         f"- Data: {episodes} episodes on tracks {training['seeds'][0]} to {training['seeds'][1]}; "
-        f"{training['real_frames']:,} real frames with the validation drives.",
+        f"{training['frames']:,} real frames. The whole run, its validation drives included, used "
+        f"{training['real_frames']:,}.",
         f"- Label: {training['label']}.",
         *([f"- {note}"] if note else []),
     ]

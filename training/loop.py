@@ -1,7 +1,7 @@
 """The whole pipeline in rounds: collect, V, encode, M, C in the dream, validate on the real car, collect with C, ...
 
     python -m training.loop --preset smoke --run runs/smoke      # minutes
-    python -m training.loop --preset laptop --run runs/laptop    # two cores, hours
+    python -m training.loop --preset laptop --run runs/laptop    # two cores, an hour and a half
     python -m training.loop --preset paper --run runs/paper      # Ha & Schmidhuber's sizes
 
 Each stage reads and writes folders of the run and is a no-op for what is there already, so the same command goes on
@@ -109,7 +109,7 @@ def find_candidates(args: Args, number: int) -> None:
         training = found[i].config.training | {"dream": float(paid[i])}
         config = replace(found[i].config, training=training)
         Controller(parameters[i], config).save(folder / "candidates" / str(place) / "controller")
-    Controller(parameters[best], found[0].config).save(folder / "population")
+    Controller(parameters[best], replace(found[0].config, training={})).save(folder / "population")
 
 
 def choose(args: Args, number: int) -> list[dict[str, float]]:
@@ -157,9 +157,10 @@ def validate(args: Args, folder: Path, tracks: int, candidate: str = "") -> dict
     return {**{key: compared[key] for key in ("real", "dream", "kinder_since", "alarms")}, "frames": frames}
 
 
-def dream_and_candidates(args: Args, number: int, timer: Timer) -> None:
-    """Make a round's dream of all drives so far, and find its candidates there."""
-    run = args.run
+def run_round(args: Args, number: int) -> dict[str, Any]:
+    """Run one round, or what is missing of it, and return its line of the log."""
+    run, kept = args.run, args.run / "rounds" / f"{number:03d}"
+    timer = Timer(kept / "seconds.json")
     with timer("collect"):
         for drives in first_drives(args):
             collect.main(drives)
@@ -175,27 +176,19 @@ def dream_and_candidates(args: Args, number: int, timer: Timer) -> None:
         data: dict[str, Any] = {"latents": run / "latents", "out": run / "rnn"}
         rnn = replace(args.rnn, **data, epochs=epochs, learning_rate=rate, tf32=args.tf32)
         artifact = train_rnn.main(rnn)
-    WorldModel.load(artifact).save(run / "rounds" / f"{number:03d}" / "world_model")
-    with timer("controller"):
-        find_candidates(args, number)
-
-
-def run_round(args: Args, number: int) -> dict[str, Any]:
-    """Run one round, or what is missing of it, and return its line of the log."""
-    run, kept = args.run, args.run / "rounds" / f"{number:03d}"
-    timer = Timer(kept / "seconds.json")
-    if not (
-        kept / "population"
-    ).is_dir():  # saved last: drives of the candidates change nothing of where they came from
-        dream_and_candidates(args, number, timer)
+    # the population is saved last: once it is there, its drives must not change the dream that it came from
+    if not (kept / "population").is_dir():
+        model = kept / "world_model"
+        WorldModel.load(artifact).save(model)
+        with timer("validate"):
+            open_loop.main(open_loop.Args(str(model), latents=run / "latents", held_out=args.rnn.held_out, out=kept))
+        with timer("controller"):
+            find_candidates(args, number)
     with timer("drive"):
         collect.main(own_drives(args, number))
     candidates = choose(args, number)
     with timer("validate"):
         scores = validate(args, kept, args.validation_tracks)
-        open_loop.main(
-            open_loop.Args(str(kept / "world_model"), latents=run / "latents", held_out=args.rnn.held_out, out=kept)
-        )
     collected = sum(len(Episode.load(path).actions) + 1 for path in episode_files(run / "rollouts"))
     line = {"round": number, **scores, "candidates": candidates, "collected_frames": collected}
     return {**line, "seconds": timer.seconds}
