@@ -38,6 +38,8 @@ class Args:
     """folder for the episodes; what it holds already is kept and counted"""
     episodes: int = 100
     """the folder is filled up to this many episodes"""
+    first_seed: int = 0
+    """their tracks are the first unused ones from this seed on"""
     policy: str = "random"
     """as wm_gym.load_policy takes it: "random", "scripted" or "scripted-varied" (privileged), a controller's folder"""
     world_model: Path | None = None
@@ -142,7 +144,7 @@ def new_drives(args: Args) -> list[Drive]:
     """Return the drives that are missing from the folder, on its first unused track seeds."""
     taken = {int(path.stem) for path in episode_files(args.out)}
     missing = max(0, args.episodes - len(taken))
-    seeds = itertools.islice((seed for seed in TRAINING_SEEDS if seed not in taken), missing)
+    seeds = itertools.islice((seed for seed in TRAINING_SEEDS[args.first_seed :] if seed not in taken), missing)
     privileged = args.policy.startswith("scripted")
     label = "privileged" if privileged else "random" if args.policy == "random" else "own"
     world_model = None if args.world_model is None else str(args.world_model)

@@ -27,7 +27,7 @@ from training.checkpoints import append_log, read_log
 from training.closed_loop import VALIDATION_SEEDS
 from training.files import alone, write_json
 from training.pictures import draw_progress, draw_round
-from training.presets import MOST_CANDIDATES, Args, parse
+from training.presets import MOST_CANDIDATES, SEED_TRACKS, Args, parse
 from training.rollouts import Episode, episode_files
 from training.tracking import track, tracking
 from wm_gym.models.controller import Controller
@@ -55,7 +55,12 @@ class Timer:
 
 def first_drives(args: Args) -> list[collect.Args]:
     """Return what to collect before there is a controller."""
-    common = collect.Args(out=args.run / "rollouts", workers=args.workers, frames=args.vae.frames)
+    common = collect.Args(
+        out=args.run / "rollouts",
+        first_seed=args.seed * SEED_TRACKS,
+        workers=args.workers,
+        frames=args.vae.frames,
+    )
     random = args.random_episodes
     return [
         replace(common, episodes=random, burst_rate=1.0, burst_length=40, max_steps=args.random_steps),
@@ -72,7 +77,8 @@ def first_drives(args: Args) -> list[collect.Args]:
 
 def own_seeds(args: Args, number: int) -> range:
     """Return the tracks that the candidates of round ``number`` drive."""
-    first = args.random_episodes + args.scripted_episodes + number * args.own_episodes
+    before = args.random_episodes + args.scripted_episodes + number * args.own_episodes
+    first = args.seed * SEED_TRACKS + before
     return range(first, first + args.own_episodes)
 
 
@@ -81,7 +87,8 @@ def own_drives(args: Args, number: int) -> collect.Args:
     folder = args.run / "rounds" / f"{number:03d}"
     return collect.Args(
         out=args.run / "rollouts",
-        episodes=own_seeds(args, number).stop,
+        episodes=own_seeds(args, number).stop - args.seed * SEED_TRACKS,
+        first_seed=args.seed * SEED_TRACKS,
         policy=str(folder / "population"),
         members=args.candidates,
         world_model=folder / "world_model",
@@ -98,7 +105,7 @@ def find_candidates(args: Args, number: int) -> None:
     folder = args.run / "rounds" / f"{number:03d}"
     model, found = str(folder / "world_model"), []
     for i, temperature in enumerate(np.geomspace(args.coolest, args.hottest, args.sought).round(3).tolist()):
-        out, seed = folder / "sought" / str(i), args.controller.seed + number * args.sought + i
+        out, seed = folder / "sought" / str(i), args.seed * SEED_TRACKS + number * args.sought + i
         how: dict[str, Any] = {"world_model": model, "out": out, "temperature": temperature, "tf32": args.tf32}
         train_controller.main(replace(args.controller, **how, seed=seed))
         found.append(Controller.from_pretrained(out / "controller"))
@@ -167,15 +174,16 @@ def run_round(args: Args, number: int) -> dict[str, Any]:
         collect.main(collect.Args(out=run / "rollouts", workers=args.workers, frames=args.vae.frames, replay=True))
     with timer("vae"):
         epochs = vae_epochs(args, number)
-        train_vae.main(replace(args.vae, rollouts=run / "rollouts", out=run / "vae", epochs=epochs, tf32=args.tf32))
+        data: dict[str, Any] = {"rollouts": run / "rollouts", "out": run / "vae"}
+        train_vae.main(replace(args.vae, **data, epochs=epochs, seed=args.seed, tf32=args.tf32))
     with timer("encode"):
         encode.main(encode.Args(run / "rollouts", run / "vae", run / "latents", device=args.vae.device))
     with timer("rnn"):
         epochs = args.rnn.epochs + number * args.rnn_epochs
         rate = args.rnn_learning_rate if number else args.rnn.learning_rate
-        data: dict[str, Any] = {"latents": run / "latents", "out": run / "rnn"}
-        rnn = replace(args.rnn, **data, epochs=epochs, learning_rate=rate, tf32=args.tf32)
-        artifact = train_rnn.main(rnn)
+        data = {"latents": run / "latents", "out": run / "rnn"}
+        how: dict[str, Any] = {"epochs": epochs, "learning_rate": rate, "seed": args.seed, "tf32": args.tf32}
+        artifact = train_rnn.main(replace(args.rnn, **data, **how))
     # the population is saved last: once it is there, its drives must not change the dream that it came from
     if not (kept / "population").is_dir():
         model = kept / "world_model"
@@ -249,8 +257,13 @@ def main(args: Args) -> dict[str, Any]:
     """Run all rounds that are not done, and return the line of the best finalist.
 
     Raises:
-        ValueError: for no rounds, no finalists, or too many or too few candidates.
+        ValueError: for no rounds, no finalists, too many or too few candidates, or a seed out of range.
     """
+    if not 0 <= args.seed < len(collect.TRAINING_SEEDS) // SEED_TRACKS:
+        raise ValueError(
+            f"a run's seed is 0 to {len(collect.TRAINING_SEEDS) // SEED_TRACKS - 1}, each with {SEED_TRACKS} tracks of "
+            f"its own, got {args.seed}"
+        )
     if args.rounds < 1 or args.finalists < 1:
         raise ValueError(f"a run needs a round and a finalist, got --rounds {args.rounds} --finalists {args.finalists}")
     if (
@@ -286,6 +299,7 @@ def main(args: Args) -> dict[str, Any]:
                 sigma=train_controller.Args.sigma,
                 world_model=str(args.run / "best" / "world_model"),
                 out=args.run / "controller-real",
+                seed=args.seed,
                 generations=args.real_generations,
                 lanes=args.workers,
             )

@@ -10,6 +10,9 @@ import tyro
 
 from training import gradient, train_controller, train_rnn, train_vae
 
+SEED_TRACKS = 20_000
+"""Training tracks of a run, and seeds of its controllers: from ``seed`` times so many on."""
+
 MOST_CANDIDATES = 50
 """Controllers of a run that real drives may choose among: more, and the real env would train the controller."""
 
@@ -22,6 +25,8 @@ class Args:
     """the defaults of all other settings: smoke, laptop or paper"""
     run: Path = Path("runs/default")
     """folder of the run"""
+    seed: int = 0
+    """of all that is drawn, tracks included; the stages' own seeds do not count"""
     rounds: int = 12
     """of collecting, training and evolving"""
     random_episodes: int = 30

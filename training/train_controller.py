@@ -110,20 +110,22 @@ class Tremble(VectorActionWrapper):
     Args:
         env: lanes with a Box of actions.
         disturbance: standard deviation, as a share of half the actions' range.
+        alike: every so many lanes the tremble is the same again, so that members of a population can be compared.
         seed: of the tremble.
     """
 
-    def __init__(self, env: VectorEnv, disturbance: float, seed: int = 0) -> None:
+    def __init__(self, env: VectorEnv, disturbance: float, alike: int, seed: int = 0) -> None:
         super().__init__(env)
         space = env.action_space
         assert isinstance(space, Box)
         self._low, self._high = space.low, space.high
         self._size, self._rng = disturbance * (space.high - space.low) / 2, np.random.default_rng(seed)
-        self._tremble = np.zeros(space.shape, np.float32)
+        self._tremble, self._alike = np.zeros(space.shape, np.float32), alike
 
     def actions(self, actions: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
         """Return disturbed actions within their bounds."""
-        shock = self._rng.standard_normal(self._tremble.shape, np.float32)
+        shock = self._rng.standard_normal((self._alike, self._tremble.shape[1]), np.float32)
+        shock = np.resize(shock, self._tremble.shape)
         self._tremble = gradient.TREMBLE * self._tremble + (1 - gradient.TREMBLE**2) ** 0.5 * shock
         return np.clip(actions + self._size * self._tremble, self._low, self._high)
 
@@ -163,7 +165,9 @@ def hard_dreams(
     dreams = make_lanes(
         DREAM, len(members) * HARD_DREAMS, world_model=world_model, temperature=2.0, max_episode_steps=max_steps
     )
-    return evaluate(Tremble(dreams, disturbance=0.3), members, np.arange(HARD_DREAMS), config)
+    paid = evaluate(Tremble(dreams, 0.3, alike=HARD_DREAMS), members, np.arange(HARD_DREAMS), config)
+    dreams.close()
+    return paid
 
 
 def free_weights(args: Args, config: ControllerConfig) -> npt.NDArray[np.int64]:
