@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from training.files import alone, write_atomic
+from training.checkpoints import append_log, cut_log, read_log
+from training.files import alone, keep_settings, write_atomic
 from training.rollouts import episode_files
+from training.workers import map_jobs
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -72,3 +74,79 @@ def test_the_lock_goes_with_its_process(tmp_path):
     assert subprocess.run([sys.executable, "-c", hold, str(tmp_path)], cwd=REPOSITORY).returncode == -signal.SIGKILL
     with alone(tmp_path):
         pass
+
+
+@pytest.mark.parametrize("place", ["inside", "above"])
+def test_a_process_in_a_folder_inside_or_above_is_told_so(tmp_path, place):
+    whole, part = tmp_path / "run", tmp_path / "run" / "rollouts"
+    part.mkdir(parents=True)
+    worked, wanted = (whole, part) if place == "above" else (part, whole)
+    command = [sys.executable, "-m", "training.collect", "--out", str(wanted)]
+    with FileLock(worked / ".lock"):
+        done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode != 0 and f"another process works in {worked}:" in done.stderr
+    with alone(wanted), alone(tmp_path / "other run"):
+        pass
+
+
+def work(job):
+    """Note that this job has begun; the one that is to die does so the first time, or each time."""
+    folder, i, mortal, times = job
+    begun = len(list(folder.glob(f"{i}-*")))
+    (folder / f"{i}-{begun}").touch()
+    if i == mortal and begun < times:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return i
+
+
+def test_a_worker_that_dies_is_replaced(tmp_path, capfd):
+    jobs = [(tmp_path, i, 3, 1) for i in range(8)]
+    assert sorted(map_jobs(work, jobs, workers=2)) == list(range(8))
+    assert "a worker process died" in capfd.readouterr().err
+    assert len(list(tmp_path.glob("3-*"))) == 2
+    assert len(list(tmp_path.glob("0-*"))) == 1  # what was done is not done again
+
+
+def test_workers_that_die_again_and_again_are_given_up(tmp_path):
+    results = map_jobs(work, [(tmp_path, i, 1, 99) for i in range(2)], workers=1)
+    assert next(results) == 0
+    with pytest.raises(RuntimeError, match=r"3 times in a row .* before any of 1 jobs .*--workers"):
+        next(results)
+
+
+def test_a_log_has_whole_lines_only(tmp_path):
+    path = tmp_path / "log.jsonl"
+    assert read_log(path) == []
+    for epoch in (1, 2, 3):
+        append_log(path, {"epoch": epoch})
+    whole = path.read_bytes()
+    for torn in range(len(whole)):
+        path.write_bytes(whole[:torn])
+        lines = read_log(path)
+        assert lines == [{"epoch": epoch} for epoch in range(1, 1 + whole[:torn].count(b"\n"))]
+        append_log(path, {"epoch": 9})
+        assert read_log(path) == [*lines, {"epoch": 9}]
+    cut_log(path, "epoch", 1)
+    assert read_log(path) == [{"epoch": 1}]
+
+
+def test_settings_are_kept_and_changed_ones_refused(tmp_path, monkeypatch):
+    path = tmp_path / "run" / "args.json"
+    settings = {"seed": 0, "epochs": 3, "model": {"size": 32, "layers": (1, 2)}, "out": Path("here")}
+    free = ("epochs", "out")
+    keep_settings(path, settings, free)
+    keep_settings(path, settings | {"epochs": 5, "out": Path("there")}, free)
+    before = path.read_bytes()
+    for changed, said in (
+        ({"seed": 1}, r"seed \(0, now 1\)"),
+        ({"model": {"size": 16, "layers": (1, 2)}}, r"model\.size \(32, now 16\)"),
+        ({"new": True}, r"new \(None, now True\)"),
+    ):
+        with pytest.raises(ValueError, match=f"begun with another {said}.*remove that file"):
+            keep_settings(path, settings | changed, free)
+    monkeypatch.setattr("training.files.version", lambda package: "0.0")
+    with pytest.raises(ValueError, match=r"versions\.torch"):
+        keep_settings(path, settings, free)
+    assert path.read_bytes() == before and b'"epochs": 5' in before
+    path.unlink()
+    keep_settings(path, settings | {"seed": 1}, free)

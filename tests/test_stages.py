@@ -1,7 +1,6 @@
 """The stages of training, each alone: what they write, how they go on, and what they refuse."""
 
 import shutil
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from unittest.mock import Mock
 
@@ -15,7 +14,6 @@ from training import collect, encode, gradient, train_controller, train_rnn, tra
 from training.checkpoints import load_checkpoint, read_log
 from training.latents import LatentEpisode
 from training.rollouts import Driver, Episode, episode_files, frames_file, open_frames, save_frames
-from training.workers import map_jobs
 from wm_gym.evaluate import make_lanes
 from wm_gym.models.controller import Controller, ControllerConfig
 from wm_gym.models.mdn_rnn import MDNRNNConfig
@@ -160,17 +158,6 @@ def test_what_a_worker_raises_is_reported(own_drives):
     with pytest.raises(ValueError, match="nowhere"):
         collect.main(collecting(own_drives, episodes=3, policy=str(own_drives / "nowhere")))
     assert contents(own_drives) == before
-
-
-def test_a_worker_that_dies_is_reported():
-    with pytest.raises(BrokenProcessPool):
-        list(map_jobs(_die, [9], workers=1))
-
-
-def _die(code):
-    import os
-
-    os._exit(code)
 
 
 # --- V and M -------------------------------------------------------------------------------------------------------

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from typing import Any
 import tyro
 
 from training.checkpoints import read_log
-from training.files import write_atomic
+from training.files import leaves, write_atomic
 from training.loop import keep_best
 from training.presets import PRESETS
 from wm_gym.artifact import PRETRAINED
@@ -43,7 +42,7 @@ def command(settings: dict[str, Any]) -> str:
     """Return the command that a run was last started with: its preset, and all settings that differ from it."""
     preset = settings["preset"]
     given, usual = (
-        dict(_leaves(each)) for each in (settings, json.loads(json.dumps(asdict(PRESETS[preset]), default=str)))
+        dict(leaves(each)) for each in (settings, json.loads(json.dumps(asdict(PRESETS[preset]), default=str)))
     )
     flags = [
         f"--{name.replace('_', '-')} {value}"
@@ -51,14 +50,6 @@ def command(settings: dict[str, Any]) -> str:
         if name in usual and value != usual[name] and name != "run"
     ]
     return " ".join([f"python -m training.loop --preset {preset}", *flags])
-
-
-def _leaves(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in settings.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
 
 
 def card(name: str, training: dict[str, Any], results: Path, note: str = "") -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -30,15 +31,27 @@ def load_checkpoint(path: Path, device: str | torch.device = "cpu") -> dict[str,
 
 
 def append_log(path: Path, line: dict[str, Any]) -> None:
-    """Add one JSON line to a log."""
+    """Add one JSON line to a log, in the place of one that was not written to its end."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        file.write(json.dumps(line) + "\n")
+    with path.open("ab+") as file:
+        file.seek(0)
+        file.truncate(file.read().rfind(b"\n") + 1)
+        file.write((json.dumps(line) + "\n").encode())
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """Return the lines of a log; none if it does not exist."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    """Return the lines of a log; none if it does not exist. A line without its end was not logged."""
+    return [json.loads(line) for line in path.read_text().split("\n")[:-1]] if path.is_file() else []
+
+
+def cut_log(path: Path, count: str, done: int) -> None:
+    """Drop the lines whose ``count`` is above what is done: a stage logs first, and then keeps what it has come to."""
+    lines = read_log(path)
+    kept = [line for line in lines if line[count] <= done]
+    if kept != lines:
+        write_atomic(path, lambda file: file.write("".join(json.dumps(line) + "\n" for line in kept).encode()))
 
 
 def segment(checkpoint: dict[str, Any] | None, epochs: int) -> tuple[int, int]:

@@ -1,15 +1,21 @@
-"""Writing files so that a reader sees the old content or the new, never half of it."""
+"""Folders that outlive their processes: whole files or none, one process at a time, the settings kept beside them."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+import platform
+import shutil
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from filelock import FileLock, Timeout
+
+PACKAGES = ("wm-gym", "torch", "gymnasium", "numpy")
+"""Packages whose versions are kept with a run's settings."""
 
 
 def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
@@ -33,14 +39,61 @@ def write_json(path: Path, content: Any) -> None:
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Let no other process work in a folder while inside. The lock goes with the process, however that ends.
+    """Let no other process work in a folder, in one above or in one inside it. The lock goes with the process.
+
+    What a process left half-written there when it was killed is removed.
 
     Raises:
         RuntimeError: when another process works there.
+        PermissionError: for a folder that is not ours to write in.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    held = folder / ".lock"
+    above = [parent / held.name for parent in folder.resolve().parents]
+    others = [lock for lock in (*above, *folder.rglob(held.name)) if lock != held and os.access(lock, os.W_OK)]
     try:
-        with FileLock(folder / ".lock", blocking=False):
+        with FileLock(held, blocking=False):
+            for lock in others:
+                with FileLock(lock, blocking=False):
+                    pass
+            for temporary in folder.rglob(".*.tmp"):
+                shutil.rmtree(temporary) if temporary.is_dir() else temporary.unlink()
             yield
     except Timeout as error:
-        raise RuntimeError(f"another process works in {folder}: wait for it, or choose another folder") from error
+        place = Path(error.lock_file).parent
+        raise RuntimeError(f"another process works in {place}: wait for it, or choose another folder") from error
+
+
+def keep_settings(path: Path, settings: dict[str, Any], free: Collection[str] = ()) -> None:
+    """Write settings and versions to ``path``, or compare them with those that its folder was begun with.
+
+    Args:
+        path: of the file.
+        settings: JSON-able, or with a ``str``; may be nested.
+        free: names of settings that may change when work goes on; those of nested ones have dots.
+
+    Raises:
+        ValueError: for a folder that was begun with other settings or versions.
+    """
+    packages = {name: version(name) for name in PACKAGES}
+    content = json.loads(json.dumps(settings, default=str))
+    content["versions"] = {"python": platform.python_version()} | packages
+    if path.is_file():
+        old, new = dict(leaves(json.loads(path.read_text()))), dict(leaves(content))
+        names = [name for name in old | new if name not in free and old.get(name) != new.get(name)]
+        if names:
+            changes = ", ".join(f"{name} ({old.get(name)}, now {new.get(name)})" for name in names)
+            raise ValueError(
+                f"{path.parent} was begun with another {changes}: give the settings that are in {path}, choose another "
+                "folder, or remove that file to go on with these all the same"
+            )
+    write_json(path, content)
+
+
+def leaves(settings: dict[str, Any], prefix: str = "", separator: str = ".") -> Iterator[tuple[str, Any]]:
+    """Yield the values of nested settings with their joined names, such as ``("rnn.model.hidden_size", 256)``."""
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            yield from leaves(value, f"{prefix}{name}{separator}", separator)
+        else:
+            yield f"{prefix}{name}", value

@@ -25,9 +25,9 @@ from tqdm import tqdm
 from training import closed_loop, collect, encode, gradient, open_loop, train_controller, train_rnn, train_vae
 from training.checkpoints import append_log, read_log
 from training.closed_loop import VALIDATION_SEEDS
-from training.files import alone, write_json
+from training.files import alone, keep_settings, write_json
 from training.pictures import draw_progress, draw_round
-from training.presets import MOST_CANDIDATES, SEED_TRACKS, Args, parse
+from training.presets import FREE, MOST_CANDIDATES, SEED_TRACKS, Args, parse
 from training.rollouts import Episode, episode_files
 from training.tracking import track, tracking
 from wm_gym.models.controller import Controller
@@ -274,7 +274,7 @@ def main(args: Args) -> dict[str, Any]:
             f"a run chooses among at most {MOST_CANDIDATES} candidates, each of them sought and driven, got --rounds "
             f"{args.rounds} --sought {args.sought} --candidates {args.candidates} --own-episodes {args.own_episodes}"
         )
-    write_json(args.run / "args.json", asdict(args))
+    keep_settings(args.run / "args.json", asdict(args), FREE)
     log = args.run / "rounds.jsonl"
     for number in range(len(read_log(log)), args.rounds):
         line = run_round(args, number)

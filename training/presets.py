@@ -16,6 +16,10 @@ SEED_TRACKS = 20_000
 MOST_CANDIDATES = 50
 """Controllers of a run that real drives may choose among: more, and the real env would train the controller."""
 
+DEVICES = ("vae.device", "rnn.device", "controller.device")
+FREE = ("run", "rounds", "finalists", "real_generations", "workers", "tf32", "track", *DEVICES)
+"""Settings that may change when a run goes on."""
+
 
 @dataclass
 class Args:

@@ -16,7 +16,7 @@ from uuid import uuid4
 
 import wandb
 
-from training.files import write_atomic
+from training.files import leaves, write_atomic
 
 STEPS = {
     "vae": "epoch",
@@ -71,18 +71,10 @@ def _open(folder: Path, run_id: str, config: dict[str, Any]) -> wandb.Run:
 def track(stage: str, values: dict[str, Any]) -> None:
     """Log values as ``stage/name``, if a W&B run is open; nested values as ``stage/name/part``."""
     if wandb.run is not None:
-        wandb.run.log({f"{stage}/{name}": value for name, value in _flat(values)})
+        wandb.run.log(dict(leaves(values, f"{stage}/", "/")))
 
 
 def track_video(stage: str, path: Path) -> None:
     """Log an mp4 file, if a W&B run is open."""
     if wandb.run is not None:
         wandb.run.log({f"{stage}/video": wandb.Video(str(path), format="mp4")})
-
-
-def _flat(values: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    for name, value in values.items():
-        if isinstance(value, dict):
-            yield from ((f"{name}/{part}", inner) for part, inner in _flat(value))
-        else:
-            yield name, value

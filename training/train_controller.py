@@ -26,10 +26,10 @@ from gymnasium.wrappers.vector import TransformReward
 from tqdm import tqdm
 
 from training import gradient
-from training.checkpoints import append_log, randn
+from training.checkpoints import append_log, cut_log, randn
 from training.collect import TRAINING_SEEDS
 from training.device import choose_device
-from training.files import alone, write_atomic
+from training.files import alone, keep_settings, write_atomic
 from training.tracking import track, tracking
 from wm_gym.evaluate import make_lanes, rollout
 from wm_gym.models.controller import Controller, ControllerConfig
@@ -41,6 +41,9 @@ STATE = "cma.pkl"
 
 HARD_DREAMS = 50
 """Dreams of each member in `hard_dreams`."""
+
+FREE = ("out", "generations", "lanes", "device", "tf32", "track")
+"""Settings that may change when a training goes on."""
 
 
 @dataclass
@@ -218,7 +221,8 @@ def main(args: Args) -> Path:
         return members
 
     evolution = begin(args, config, free)
-    done = evolution.countiter
+    done, log = evolution.countiter, args.out / "log.jsonl"
+    cut_log(log, "generation", done)
     with tqdm(total=args.generations, initial=done, desc=f"CMA-ES {args.env}", unit="generation") as bar:
         for generation in range(done, args.generations):
             rng = np.random.default_rng((args.seed, generation))
@@ -238,8 +242,8 @@ def main(args: Args) -> Path:
                 "std": float(scores.std()),
                 "sigma": float(evolution.sigma),
             }
+            append_log(log, line)
             write_atomic(args.out / STATE, lambda file: file.write(evolution.pickle_dumps()))
-            append_log(args.out / "log.jsonl", line)
             track("controller" if args.env == DREAM else "controller-real", line)
             bar.set_postfix(mean=f"{scores.mean():.0f}", best=f"{scores.max():.0f}", sigma=f"{evolution.sigma:.3f}")
             bar.update()
@@ -250,4 +254,5 @@ def main(args: Args) -> Path:
 if __name__ == "__main__":
     arguments = tyro.cli(Args, description=__doc__)
     with alone(arguments.out), tracking(arguments.out, arguments.track, asdict(arguments)):
+        keep_settings(arguments.out / "args.json", asdict(arguments), FREE)
         main(arguments)

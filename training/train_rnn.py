@@ -22,10 +22,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from training.checkpoints import append_log, cosine, load_checkpoint, save_checkpoint, segment
+from training.checkpoints import append_log, cosine, cut_log, load_checkpoint, save_checkpoint, segment
 from training.device import choose_device
 from training.encode import load_vae
-from training.files import alone
+from training.files import alone, keep_settings
 from training.latents import LatentEpisode, load_latents
 from training.tracking import track, tracking
 from wm_gym.models.mdn_rnn import MDNRNN, MDNRNNConfig
@@ -35,6 +35,9 @@ from wm_gym.world_model import RewardConfig, Starts, WorldModel, WorldModelConfi
 
 RARE = -8.0
 """Logit of an end that M begins with: begun at even odds, M dreams of failure in each fourth lap even when trained."""
+
+FREE = ("out", "epochs", "learning_rate", "device", "tf32", "track")
+"""Settings that may change when a training goes on."""
 
 
 @dataclass
@@ -205,13 +208,14 @@ def main(args: Args) -> Path:
     with torch.no_grad():
         memory.heads.bias[-1] = RARE
     optimizer = torch.optim.Adam(memory.parameters(), lr=args.learning_rate)
-    path = args.out / "checkpoint.pt"
+    path, log = args.out / "checkpoint.pt", args.out / "log.jsonl"
     checkpoint = load_checkpoint(path, device) if path.is_file() else None
     done = 0
     if checkpoint is not None:
         memory.load_state_dict(checkpoint["model"])
         optimizer.load_state_dict(checkpoint["optimizer"])
         done = checkpoint["epoch"]
+    cut_log(log, "epoch", done)
     first, last = segment(checkpoint, args.epochs)
     weights = torch.tensor([1.0, args.tiles_weight, args.end_weight], device=device)
     with tqdm(total=args.epochs, initial=done, desc="MDN-RNN", unit="epoch") as bar:
@@ -239,6 +243,10 @@ def main(args: Args) -> Path:
                     count += 1
             memory.eval()
             held = validate(memory, held_out, args, device)
+            line: dict[str, float] = {"epoch": epoch + 1, "episodes": len(episodes)}
+            for name, value, held_value in zip(("z", "tiles", "end"), totals / count, held, strict=True):
+                line |= {name: float(value), f"held_out_{name}": float(held_value)}
+            append_log(log, line)
             save_checkpoint(
                 path,
                 {
@@ -248,10 +256,6 @@ def main(args: Args) -> Path:
                     "segment": [first, last],
                 },
             )
-            line: dict[str, float] = {"epoch": epoch + 1, "episodes": len(episodes)}
-            for name, value, held_value in zip(("z", "tiles", "end"), totals / count, held, strict=True):
-                line |= {name: float(value), f"held_out_{name}": float(held_value)}
-            append_log(args.out / "log.jsonl", line)
             track("rnn", line)
             bar.set_postfix(z=f"{line['z']:.2f}", held_out=f"{held[0]:.2f} {held[1]:.4f} {held[2]:.4f}")
             bar.update()
@@ -278,4 +282,5 @@ def main(args: Args) -> Path:
 if __name__ == "__main__":
     arguments = tyro.cli(Args, description=__doc__)
     with alone(arguments.out), tracking(arguments.out, arguments.track, asdict(arguments)):
+        keep_settings(arguments.out / "args.json", asdict(arguments), FREE)
         main(arguments)

@@ -10,7 +10,6 @@ pickles, and so does the replay buffer beside it: go on only with a folder that 
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from contextlib import suppress
@@ -36,7 +35,7 @@ from training.checkpoints import append_log, read_log
 from training.closed_loop import VALIDATION_SEEDS
 from training.device import choose_device
 from training.drives import drive, write_video
-from training.files import alone, write_atomic, write_json
+from training.files import alone, keep_settings, write_atomic
 from training.presets import MOST_CANDIDATES
 from training.tracking import track, track_video, tracking
 from training.train_controller import DREAM, REAL, make_weighed
@@ -207,27 +206,8 @@ def film(args: Args) -> None:
     track_video("sb3", args.out / "drive.mp4")
 
 
-FREE = ("steps", "minutes", "evaluations", "workers", "device", "tf32", "track")
+FREE = ("out", "steps", "minutes", "evaluations", "workers", "device", "tf32", "track")
 """Settings that may change when a training goes on."""
-
-
-def check_folder(args: Args, settings: dict[str, Any]) -> None:
-    """Keep the settings in the folder, or compare them with those that it was begun with.
-
-    Raises:
-        ValueError: for a folder that was begun with other settings.
-    """
-    path = args.out / "args.json"
-    content = json.loads(json.dumps(asdict(args) | {"hyperparameters": settings}, default=str))
-    if path.is_file():
-        old = json.loads(path.read_text())
-        changed = [name for name, value in content.items() if name not in (*FREE, "out") and old.get(name) != value]
-        if changed:
-            raise ValueError(
-                f"{args.out} was begun with another {', '.join(changed)}: give the same settings as in {path}, or "
-                "another --out"
-            )
-    write_json(path, content)
 
 
 def main(args: Args) -> Path:
@@ -245,7 +225,7 @@ def main(args: Args) -> Path:
     kind, found = algorithm(args.algo), hyperparameters(args.algo, args.env)
     lanes, steps = args.lanes or found["n_envs"], args.steps or found["n_timesteps"]
     settings = {name: value for name, value in found.items() if name not in ("n_envs", "n_timesteps", "env_wrapper")}
-    check_folder(args, settings)
+    keep_settings(args.out / "args.json", asdict(args) | {"hyperparameters": settings}, FREE)
     device = str(choose_device(args.device, args.tf32))
     kwargs: dict[str, Any] = {"world_model": args.world_model, "max_episode_steps": args.max_steps}
     if args.env == DREAM:

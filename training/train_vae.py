@@ -15,14 +15,17 @@ import torch
 import tyro
 from tqdm import tqdm
 
-from training.checkpoints import append_log, cosine, load_checkpoint, save_checkpoint, segment
+from training.checkpoints import append_log, cosine, cut_log, load_checkpoint, save_checkpoint, segment
 from training.device import choose_device
 from training.encode import load_vae
-from training.files import alone
+from training.files import alone, keep_settings
 from training.rollouts import episode_files, open_frames
 from training.tracking import track, tracking
 from wm_gym.frames import INPUT_SIZE, gauge_rows
 from wm_gym.models.vae import VAE, VAEConfig, sample_latent, squared_error, vae_loss
+
+FREE = ("out", "epochs", "decoder_epochs", "learning_rate", "device", "tf32", "track")
+"""Settings that may change when a training goes on."""
 
 
 @dataclass
@@ -117,7 +120,7 @@ def novelty(rollouts: Path, vae: Path, newest: int, sampled: int = 1000) -> floa
 def main(args: Args) -> Path:
     """Train V, then its decoder alone, and return the checkpoint's path; each finished epoch is kept."""
     device = choose_device(args.device, args.tf32)
-    path = args.out / "checkpoint.pt"
+    path, log = args.out / "checkpoint.pt", args.out / "log.jsonl"
     frames = FrameSet(args.rollouts, args.frames)
     torch.manual_seed(args.seed)
     vae = VAE(args.model).to(device)
@@ -128,6 +131,7 @@ def main(args: Args) -> Path:
         vae.load_state_dict(checkpoint["model"])
         optimizer.load_state_dict(checkpoint["optimizer"])
         done = checkpoint["epoch"]
+    cut_log(log, "epoch", done)
     row_weight = torch.ones(INPUT_SIZE, device=device)
     row_weight[gauge_rows(args.frames)] = args.gauge_weight
     total = args.epochs + args.decoder_epochs
@@ -164,10 +168,10 @@ def main(args: Args) -> Path:
             "epoch": epoch + 1,
             "segment": [first, last],
         }
-        save_checkpoint(path, content)
         error, kl = totals / len(batches)
         line = {"epoch": epoch + 1, "squared_error": error, "kl": kl, "frames": len(frames)}
-        append_log(args.out / "log.jsonl", line)
+        append_log(log, line)
+        save_checkpoint(path, content)
         track("vae", line)
     return path
 
@@ -175,4 +179,5 @@ def main(args: Args) -> Path:
 if __name__ == "__main__":
     arguments = tyro.cli(Args, description=__doc__)
     with alone(arguments.out), tracking(arguments.out, arguments.track, asdict(arguments)):
+        keep_settings(arguments.out / "args.json", asdict(arguments), FREE)
         main(arguments)

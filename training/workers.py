@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
+
+from tqdm import tqdm
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
+
+MOST_DEATHS = 3
+"""So often in a row a worker may die before any job is done."""
 
 
 def _start_worker() -> None:
@@ -31,7 +38,8 @@ def _die_with_parent() -> None:
 def map_jobs(function: Callable[[Job], Result], jobs: Sequence[Job], workers: int) -> Iterator[Result]:
     """Yield ``function(job)`` for each job as results come in.
 
-    Workers are spawned (nothing is forked after torch has threads) and have one torch thread each.
+    Workers are spawned (nothing is forked after torch has threads) and have one torch thread each. When one dies in the
+    middle of a job, killed from outside or out of memory, new ones begin again with all jobs that are not done.
 
     Args:
         function: importable by name.
@@ -40,12 +48,30 @@ def map_jobs(function: Callable[[Job], Result], jobs: Sequence[Job], workers: in
 
     Raises:
         Exception: what a job raised; jobs that were not started are dropped.
+        RuntimeError: when workers die again and again and no job gets done.
     """
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as pool:
-        futures = [pool.submit(function, job) for job in jobs]
-        try:
-            for future in as_completed(futures):
-                yield future.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+    deaths, left = 0, list(jobs)
+    while left:
+        lost = []
+        with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as pool:
+            futures = {pool.submit(function, job): job for job in left}
+            try:
+                for future in as_completed(futures):
+                    try:
+                        result = future.result()
+                    except BrokenProcessPool:
+                        lost.append(futures[future])
+                    else:
+                        yield result
+            finally:
+                pool.shutdown(cancel_futures=True)
+        deaths = deaths + 1 if len(lost) == len(left) else 0
+        if deaths == MOST_DEATHS:
+            raise RuntimeError(
+                f"{deaths} times in a row a worker process died before any of {len(left)} jobs was done: "
+                f"is there memory for {workers} of them? Try fewer --workers"
+            )
+        if lost:
+            tqdm.write(f"a worker process died: {len(lost)} of {len(left)} jobs begin again", sys.stderr)
+        left = lost
