@@ -47,7 +47,11 @@ def alone(folder: Path) -> Iterator[None]:
         RuntimeError: when another process works there.
         PermissionError: for a folder that is not ours to write in.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ".lock").touch()
+    except PermissionError:
+        raise PermissionError(f"{folder} can't be written in: choose another folder") from None
     held = folder / ".lock"
     above = [parent / held.name for parent in folder.resolve().parents]
     others = [lock for lock in (*above, *folder.rglob(held.name)) if lock != held and os.access(lock, os.W_OK)]
