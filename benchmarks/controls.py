@@ -1,0 +1,108 @@
+"""What does each part do? One round of training.loop again and again, each time with one thing changed.
+
+    python -m benchmarks.controls --base runs/mine
+
+All controls begin with the first drives of one run of the laptop preset, and its V and M where these are not what is
+changed. Then a round: eight controllers are sought, hard dreams choose four, their own drives and ten validation tracks
+choose one, which drives all 100 validation tracks. An interrupted command goes on; W&B is told nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from benchmarks.report import RESULTS, write_report
+from training import loop
+from training.checkpoints import read_log
+from training.closed_loop import VALIDATION_SEEDS
+from training.presets import parse
+
+KEPT = ("rollouts", "vae", "latents", "rnn")
+"""Folders of a run before its first round, in the order of the stages; each control makes again what it changes."""
+
+CONTROLS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "as it is": ("", KEPT),
+    "z only": ("--controller.z-only", KEPT),
+    "mode": ("--controller.sampling mode", KEPT),
+    "untrained memory": ("--rnn.epochs 0", KEPT[:3]),
+    "from scratch": ("--scripted-episodes 0 --random-episodes 160 --random-steps 1000", ()),
+}
+"""What is changed, and what is taken from the base."""
+
+
+@dataclass
+class Args:
+    """What to compare."""
+
+    base: Path
+    """run of the laptop preset whose first drives, V and M the controls share, as they are before its first round"""
+    controls: tuple[str, ...] = tuple(CONTROLS)
+    """which; the JSON file keeps the others' lines"""
+    runs: Path = Path("runs/controls")
+    """folder for their runs"""
+    out: Path = RESULTS / "controls.json"
+    """JSON file"""
+
+
+def begin(base: Path, run: Path, kept: tuple[str, ...]) -> None:
+    """Give a new run the first folders of another; files are linked, but for logs, which grow in place.
+
+    Raises:
+        FileNotFoundError: when the base lacks one of them.
+        ValueError: when the base has come too far: its M knows drives of its own controllers.
+    """
+    if read_log(base / "rounds.jsonl"):
+        raise ValueError(f"{base} has finished a round; give a copy of a run made before its first round")
+    for name in kept:
+        shutil.copytree(
+            base / name,
+            run / name,
+            copy_function=lambda source, target: (
+                shutil.copy2(source, target) if source.endswith(".jsonl") else os.link(source, target)
+            ),
+            ignore=shutil.ignore_patterns(".lock"),
+        )
+
+
+def main(args: Args) -> None:
+    """Run the controls, and write each one's scores as it ends.
+
+    Raises:
+        ValueError: for an unknown control.
+    """
+    if unknown := set(args.controls) - set(CONTROLS):
+        raise ValueError(f"no such controls: {sorted(unknown)}; expected some of {list(CONTROLS)}")
+    lines: dict[str, Any] = json.loads(args.out.read_text())["controls"] if args.out.is_file() else {}
+    for name in args.controls:
+        flags, kept = CONTROLS[name]
+        run = args.runs / name.replace(" ", "-")
+        if not run.exists():
+            begin(args.base, run, kept)
+        settings = parse(f"--preset laptop --rounds 1 --finalists 1 --no-track --run {run} {flags}".split())
+        final = loop.main(settings)
+        (line,) = read_log(run / "rounds.jsonl")
+        others = {each["candidate"]: each["real"]["mean"] for each in read_log(run / "candidates.jsonl")}
+        driven = max(range(settings.candidates), key=lambda i: line["candidates"][i]["mean"])
+        ten = {driven: line["real"]["mean"], **others}
+        lines[name] = {
+            "flags": flags,
+            "real": final["real"],
+            "dream": final["dream"],
+            "candidates": [{**each, "ten_tracks": ten[i]} for i, each in enumerate(line["candidates"])],
+            "frames": line["collected_frames"],
+            "seconds": line["seconds"],
+        }
+        print(name, {key: round(lines[name][key]["mean"], 1) for key in ("real", "dream")})
+        seeds = [VALIDATION_SEEDS[0], VALIDATION_SEEDS[-1]]
+        write_report(args.out, {"command": "python -m benchmarks.controls", "seeds": seeds, "controls": lines})
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args, description=__doc__))
