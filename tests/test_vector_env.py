@@ -142,6 +142,18 @@ def test_same_seed_and_actions_give_the_same_dreams_bit_for_bit(make):
         assert_steps_equal(one.step(actions), other.step(actions))
 
 
+@pytest.mark.parametrize("threads", [2, 3])
+def test_the_number_of_threads_changes_no_dream(make, threads):
+    actions, seen = some_actions(10, 256), []
+    for count in (1, threads):  # the fixture sets one again
+        torch.set_num_threads(count)
+        envs = make(256, starts="any")
+        steps = [envs.reset(seed=3)[0]] + [envs.step(batch)[0] for batch in actions]
+        seen.append(np.stack(steps))
+    assert torch.get_num_threads() == threads
+    np.testing.assert_allclose(seen[0], seen[1], atol=1e-4)
+
+
 def test_spaces(make, make_single):
     envs, env = make(3), make_single()
     assert (envs.single_observation_space, envs.single_action_space) == (env.observation_space, env.action_space)
