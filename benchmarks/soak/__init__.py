@@ -1,0 +1,1 @@
+"""What is put under load: artifacts from strangers, and whatever else must not break."""
