@@ -28,7 +28,8 @@ class Args:
     """What to score."""
 
     policy: str = "car_racing"
-    """as wm_gym.load_policy takes it: a bundled name, "random", a controller's folder, a Stable-Baselines3 zip"""
+    """as wm_gym.load_policy takes it: a bundled name, "random", a controller's folder, a Stable-Baselines3 zip (which
+    holds pickles, and they can run any code: only from whom you trust)"""
     world_model: str = "car_racing"
     """bundled name or folder: what the policy sees, and the dream it is scored in"""
     further: bool = False

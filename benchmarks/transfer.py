@@ -60,7 +60,8 @@ class Args:
     world_model: str = "car_racing"
     """bundled name or folder"""
     policies: tuple[str, ...] = ()
-    """controllers' folders and Stable-Baselines3 zips; by default the bundled one; untrained ones are added"""
+    """controllers' folders and Stable-Baselines3 zips (they hold pickles, which can run any code: only from whom you
+    trust); by default the bundled one; untrained ones are added"""
     tracks: int = 100
     """real test tracks that each policy drives, and as many dreams"""
     drives: int = 30

@@ -6,6 +6,9 @@
 The population's members are lanes of one vector env. All members of a generation meet the same starts and noise (common
 random numbers), so their scores differ by what they do. With --gradient.steps, gradients through short dreams find C
 first (see training.gradient), and CMA-ES begins there.
+
+CMA-ES's state is kept as ``<out>/cma.pkl``, a pickle: go on only with a folder that you trust. The controllers are
+safetensors.
 """
 
 from __future__ import annotations
@@ -37,7 +40,7 @@ from wm_gym.world_model import WorldModel
 
 DREAM, REAL = "DreamCarRacing-v0", "LatentCarRacing-v0"
 STATE = "cma.pkl"
-"""CMA-ES's state in the folder of C."""
+"""CMA-ES's state in the folder of C; a pickle, which can run any code when it is loaded."""
 
 HARD_DREAMS = 50
 """Dreams of each member in `hard_dreams`."""

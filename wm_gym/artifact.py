@@ -1,12 +1,19 @@
-"""Folders of trained weights: ``config.json`` beside safetensors files, and one clear error for whatever is wrong."""
+"""Folders of trained weights: ``config.json`` beside safetensors files, and one clear error for whatever is wrong.
+
+A folder may come from strangers. Nothing in it is run, nothing outside of it is read, and what its files claim is
+checked before memory is taken for it.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
-from collections.abc import Mapping
+import stat
+from collections.abc import Collection, Mapping
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from uuid import uuid4
 
 import numpy as np
@@ -18,14 +25,22 @@ FORMAT_VERSION = 1
 
 PRETRAINED = Path(__file__).parent / "pretrained"
 Arrays = dict[str, np.ndarray]
-TYPES = ("F16", "F32", "F64", "I8", "I16", "I32", "I64")
+Config = TypeVar("Config")
+FLOATS, INTEGERS = ("F16", "F32", "F64"), ("I8", "I16", "I32", "I64")
 """Types of tensors that are read, as safetensors calls them."""
-LARGEST = 1 << 16
+LARGEST = 1 << 14
 """The greatest size of a layer that a config may ask for."""
+LARGEST_VALUE = 65504.0
+"""The greatest magnitude of a number: what float16 holds, in which weights are saved; sums of them stay finite."""
+CONFIG_BYTES, HEADER_BYTES, FILE_BYTES = 1 << 22, 1 << 20, 1 << 26
+"""The greatest config, header of a safetensors file, and whole file that are read: 33 million float16 weights."""
 
 
 class ArtifactError(ValueError):
     """A folder of weights that can't be read; the message names the file and what is wrong with it."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message if len(message) < 2000 else f"{message[:2000]} ...")  # some quote what they found
 
 
 def resolve(name: str | Path, kind: str) -> Path:
@@ -38,17 +53,21 @@ def resolve(name: str | Path, kind: str) -> Path:
     Raises:
         ArtifactError: when there is no such folder.
     """
-    bundled = PRETRAINED / str(name) / kind
-    folder = bundled if bundled.is_dir() else Path(name)
-    left = sorted(folder.parent.glob(f".{folder.name}.*.old")) if not folder.exists() else []
-    if left:  # a save was killed after it had put the old artifact aside
-        left[0].rename(folder)
-    if not folder.is_dir():
-        names = (
-            sorted(path.name for path in PRETRAINED.iterdir() if (path / kind).is_dir()) if PRETRAINED.is_dir() else []
-        )
-        raise ArtifactError(f"{name}: no such {kind}: expected a folder or one of the bundled {names}")
-    return folder
+    names = sorted(path.name for path in PRETRAINED.iterdir() if (path / kind).is_dir()) if PRETRAINED.is_dir() else []
+    folder = PRETRAINED / str(name) / kind if str(name) in names else Path(name)
+    try:
+        if not folder.exists() and put_aside(folder).is_dir():
+            return put_aside(folder)
+        if folder.is_dir():
+            return folder
+    except OSError as error:
+        raise ArtifactError(f"{name}: not readable: {error}") from error
+    raise ArtifactError(f"{name}: no such {kind}: expected a folder or one of the bundled {names}")
+
+
+def put_aside(folder: Path) -> Path:
+    """Return where the old artifact is while a save replaces it; it stays there if the save is killed just then."""
+    return folder.with_name(f".{folder.name}.old")
 
 
 def check_sizes(config: Any, *names: str) -> None:
@@ -61,9 +80,46 @@ def check_sizes(config: Any, *names: str) -> None:
 
 
 def stamp(folder: Path) -> tuple[tuple[str, int, int], ...]:
-    """Return what changes whenever a file of the folder does: names, times and sizes."""
-    stats = [(path.name, path.stat()) for path in sorted(folder.iterdir())]
-    return tuple((name, stat.st_mtime_ns, stat.st_size) for name, stat in stats)
+    """Return what changes whenever a file of the folder does: names, times and sizes.
+
+    Raises:
+        ArtifactError: when the folder can't be read.
+    """
+    try:
+        stats = [(path.name, path.lstat()) for path in sorted(folder.iterdir())]
+    except OSError as error:
+        raise ArtifactError(f"{folder}: not readable: {error}") from error
+    return tuple((name, found.st_mtime_ns, found.st_size) for name, found in stats)
+
+
+def build(config: type[Config], content: Mapping[str, Any]) -> Config:
+    """Make a config dataclass of JSON that names all its fields; raises TypeError if not, and what the class raises."""
+    if missing := sorted({field.name for field in fields(config)} - set(content)):  # type: ignore[arg-type]
+        raise TypeError(f"{config.__name__} lacks {missing}")
+    return config(**content)
+
+
+def check_file(path: Path, largest: int) -> None:
+    """Refuse what is no file of its folder, or a larger one than is read, before anything opens it.
+
+    Raises:
+        ArtifactError: for a missing file, a link out of the folder or to nothing, a folder, a FIFO or other device.
+    """
+    try:
+        real = Path(os.path.realpath(path, strict=True))
+        found = real.stat()
+        inside = real.is_relative_to(path.parent.resolve())
+    except FileNotFoundError:
+        problem = "a link to nothing" if path.is_symlink() else "missing"
+        raise ArtifactError(f"{path}: {problem}: expected a folder that wm_gym has saved") from None
+    except OSError as error:
+        raise ArtifactError(f"{path}: not readable: {error}") from error
+    if not inside:
+        raise ArtifactError(f"{path}: a link out of the folder, to {real}: put the file itself there")
+    if not stat.S_ISREG(found.st_mode):
+        raise ArtifactError(f"{path}: expected a file, found {stat.filemode(found.st_mode)}")
+    if found.st_size > largest:
+        raise ArtifactError(f"{path}: has {found.st_size:,} bytes, at most {largest:,} are read")
 
 
 def read_config(folder: Path, kind: str) -> dict[str, Any]:
@@ -73,40 +129,46 @@ def read_config(folder: Path, kind: str) -> dict[str, Any]:
         ArtifactError: for a missing or broken file, another kind of artifact, or a format newer than this package.
     """
     path = folder / "config.json"
+    check_file(path, CONFIG_BYTES)
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ArtifactError(f"{path}: missing; expected a folder written by {kind}.save") from None
     except (OSError, ValueError, RecursionError) as error:  # ValueError: no JSON, no UTF-8, or absurdly long numbers
         raise ArtifactError(f"{path}: not readable as JSON: {error}") from error
     if not isinstance(config, dict) or config.get("kind") != kind:
         found = config.get("kind") if isinstance(config, dict) else type(config).__name__
         raise ArtifactError(f"{path}: expected the config of a {kind}, found {found!r}")
     version = config.get("format_version")
-    if not isinstance(version, int) or version < 1:
+    if type(version) is not int or version < 1:
         raise ArtifactError(f"{path}: format_version is {version!r}, expected a positive whole number")
     if version > FORMAT_VERSION:
         raise ArtifactError(
             f"{path}: written in format {version}, this wm_gym reads up to {FORMAT_VERSION}: upgrade wm_gym"
         )
+    if not isinstance(config.get("training"), dict):
+        raise ArtifactError(f"{path}: training is {config.get('training')!r}, expected an object")
     return config
 
 
-def read_arrays(path: Path, shapes: Mapping[str, tuple[int | None, ...]]) -> Arrays:
+def read_arrays(path: Path, shapes: Mapping[str, tuple[int | None, ...]], integers: Collection[str] = ()) -> Arrays:
     """Read a safetensors file after checking its names, shapes and types against what the config asks for.
 
     Args:
         path: of the file.
         shapes: expected name -> shape; None stands for any length.
+        integers: names of those that hold whole numbers.
 
     Returns:
-        float32 (or integer) arrays, all finite.
+        int64 arrays, and float32 arrays of magnitudes up to `LARGEST_VALUE`.
 
     Raises:
         ArtifactError: when the file is missing, truncated, or holds something else.
     """
     arrays: Arrays = {}
+    check_file(path, FILE_BYTES)
     try:
+        with path.open("rb") as start:
+            if (size := int.from_bytes(start.read(8), "little")) > HEADER_BYTES:
+                raise ArtifactError(f"{path}: not a readable safetensors file: a header of {size:,} bytes")
         with safe_open(path, framework="numpy") as file:
             names = set(file.keys())
             if names != set(shapes):
@@ -118,17 +180,15 @@ def read_arrays(path: Path, shapes: Mapping[str, tuple[int | None, ...]]) -> Arr
                     want not in (None, have) for want, have in zip(shape, found, strict=True)
                 ):
                     raise ArtifactError(f"{path}: tensor {name!r} has shape {found}, expected {shape}")
-                if (kind := file.get_slice(name).get_dtype()) not in TYPES:
-                    raise ArtifactError(f"{path}: tensor {name!r} has type {kind}, expected one of {TYPES}")
+                types = INTEGERS if name in integers else FLOATS
+                if (kind := file.get_slice(name).get_dtype()) not in types:
+                    raise ArtifactError(f"{path}: tensor {name!r} has type {kind}, expected one of {types}")
             for name in shapes:
-                array = file.get_tensor(name)
                 with np.errstate(over="ignore"):  # what is too large for float32 becomes infinite and is refused
-                    array = array.astype(np.float32) if array.dtype.kind == "f" else array
-                if not np.isfinite(array).all():
-                    raise ArtifactError(f"{path}: tensor {name!r} holds values that are not finite in float32")
+                    array = file.get_tensor(name).astype(np.int64 if name in integers else np.float32)
+                if name not in integers and not (np.abs(array) <= LARGEST_VALUE).all():
+                    raise ArtifactError(f"{path}: tensor {name!r} holds values that are not finite in float16")
                 arrays[name] = array
-    except FileNotFoundError:
-        raise ArtifactError(f"{path}: missing") from None
     except (SafetensorError, OSError) as error:
         raise ArtifactError(f"{path}: not a readable safetensors file: {error}") from error
     return arrays
@@ -159,8 +219,9 @@ def write_folder(folder: Path, kind: str, config: Mapping[str, Any], files: Mapp
         (temporary / name).write_bytes(save({key: np.ascontiguousarray(array) for key, array in arrays.items()}))
     description = {"kind": kind, "format_version": FORMAT_VERSION, **config}
     (temporary / "config.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
-    replaced = folder.with_name(f".{folder.name}.{uuid4().hex}.old")
+    replaced = put_aside(folder)
     if folder.exists():
+        shutil.rmtree(replaced, ignore_errors=True)
         folder.rename(replaced)
     temporary.rename(folder)
     shutil.rmtree(replaced, ignore_errors=True)

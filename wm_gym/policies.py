@@ -221,13 +221,15 @@ def load_policy(name: str | Path, env: gym.Env | gym.vector.VectorEnv, seed: int
 
     Args:
         name: "random", "scripted" or "scripted-varied" (privileged: read CarRacing's state; the seed draws one of
-            many drivers), the name of a bundled controller ("car_racing"), a folder saved by `Controller.save`, or a
-            Stable-Baselines3 ``.zip``. A zip holds pickles: load only files that you trust.
+            many drivers), the name of a bundled controller ("car_racing"), a folder saved by `Controller.save`, which
+            may come from anyone, or a Stable-Baselines3 ``.zip``, which may not: it holds pickles, and loading one runs
+            whatever code is in it. Load only zips that you trust.
         env: whose spaces the policy must fit; the scripted driver reads its state.
         seed: of a random policy's stream, and which of the varied drivers it is.
 
     Raises:
-        FileNotFoundError: when there is no such file or folder.
+        FileNotFoundError: when there is no such zip.
+        wm_gym.ArtifactError: when there is no such controller, or its files are not what they should be.
         ValueError: when the policy does not fit the env's spaces.
     """
     if isinstance(env, gym.vector.VectorEnv):
@@ -258,7 +260,10 @@ def load_policy(name: str | Path, env: gym.Env | gym.vector.VectorEnv, seed: int
 
 
 def _load_sb3(path: Path, observation_space: gym.Space, action_space: gym.spaces.Box) -> Policy:
-    """Load a model of the Stable-Baselines3 algorithm that its file name starts with (``ppo_dream.zip``)."""
+    """Load a model of the Stable-Baselines3 algorithm that its file name starts with (``ppo_dream.zip``).
+
+    The zip's pickles run here, whatever they hold.
+    """
     from wm_gym.sb3 import algorithm
 
     if not path.is_file():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -22,6 +21,9 @@ from wm_gym.models.vae import VAE, VAEConfig
 
 LATENTS = ("mean", "sample")
 """What z is: the posterior's mean, or a sample of it."""
+LONGEST_WINDOW, MOST_STATES, MOST_PRODUCTS = 1 << 12, 1 << 21, 1 << 37
+"""Of starts that are loaded: steps of a window, values of h in all, and multiplications that lead up to them. Those of
+the bundled world model are 24, 178 thousand and 7 billion."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,10 @@ class RewardConfig:
 
     def __post_init__(self) -> None:
         values = (self.scale, self.per_step, self.failure, self.lap_tiles)
-        if not all(isinstance(value, (int, float)) and math.isfinite(value) for value in values) or self.lap_tiles <= 0:
-            raise ValueError(f"rewards are finite numbers, and a lap has tiles, got {self}")
+        largest = artifact.LARGEST_VALUE
+        finite = all(isinstance(value, (int, float)) and -largest <= value <= largest for value in values)
+        if not finite or self.lap_tiles <= 0:
+            raise ValueError(f"rewards are finite numbers up to {largest}, and a lap has tiles, got {self}")
 
 
 @dataclass(frozen=True)
@@ -85,10 +89,10 @@ class WorldModelConfig:
         return cls(
             frames=fields["frames"],
             latent=fields["latent"],
-            vae=VAEConfig(**{**vae, "channels": tuple(vae["channels"])}),
-            memory=MDNRNNConfig(**fields["memory"]),
-            reward=RewardConfig(**fields["reward"]),
-            training=dict(fields["training"]),
+            vae=artifact.build(VAEConfig, {**vae, "channels": tuple(vae["channels"])}),
+            memory=artifact.build(MDNRNNConfig, fields["memory"]),
+            reward=artifact.build(RewardConfig, fields["reward"]),
+            training=fields["training"],
         )
 
 
@@ -174,7 +178,7 @@ class WorldModel:
 
     @classmethod
     def load(cls, folder: str | Path, device: str | torch.device = "cpu") -> WorldModel:
-        """Read an artifact from a folder.
+        """Read an artifact from a folder, which may come from anyone: it takes seconds and less than 1 GiB at most.
 
         Raises:
             wm_gym.ArtifactError: for whatever is wrong with it, naming the file.
@@ -189,18 +193,7 @@ class WorldModel:
             vae, memory = VAE(config.vae), MDNRNN(config.memory)
         _fill(vae, folder / "vae.safetensors", device)
         _fill(memory, folder / "memory.safetensors", device)
-        z, a = config.vae.latent_size, config.memory.action_size
-        shapes = {"z": (None, None, z), "actions": (None, None, a), "length": (None,), "tiles": (None,)}
-        starts = Starts(**artifact.read_arrays(folder / "starts.safetensors", shapes))
-        steps = starts.actions.shape[1]
-        if (
-            not {len(starts.z), len(starts.actions), len(starts.tiles)} == {len(starts)}
-            or starts.z.shape[1] != steps + 1
-            or not ((starts.length >= 0) & (starts.length <= steps)).all()
-            or not (starts.length == 0).any()
-        ):
-            raise ArtifactError(f"{folder / 'starts.safetensors'}: the windows' lengths do not fit together")
-        return cls(config, vae, memory, starts)
+        return cls(config, vae, memory, _read_starts(folder / "starts.safetensors", config, memory))
 
     @classmethod
     def from_pretrained(cls, name: str | Path = "car_racing", device: str | torch.device = "cpu") -> WorldModel:
@@ -222,6 +215,29 @@ def _load_once(folder: Path, stamp: tuple[tuple[str, int, int], ...], device: st
 
 def _arrays(module: nn.Module) -> artifact.Arrays:
     return {name: tensor.detach().cpu().numpy().astype(np.float16) for name, tensor in module.state_dict().items()}
+
+
+def _read_starts(path: Path, config: WorldModelConfig, memory: MDNRNN) -> Starts:
+    """Read the starts, and check that dreams can begin at them with what they take."""
+    z, a = config.vae.latent_size, config.memory.action_size
+    shapes = {"z": (None, None, z), "actions": (None, None, a), "length": (None,), "tiles": (None,)}
+    starts = Starts(**artifact.read_arrays(path, shapes, integers=["length"]))
+    steps = starts.actions.shape[1]
+    if (
+        not {len(starts.z), len(starts.actions), len(starts.tiles)} == {len(starts)}
+        or starts.z.shape[1] != steps + 1
+        or not ((starts.length >= 0) & (starts.length <= steps)).all()
+        or not (starts.length == 0).any()
+    ):
+        raise ArtifactError(f"{path}: the windows' lengths do not fit together")
+    lap = config.reward.lap_tiles
+    if not ((starts.tiles >= 0) & (starts.tiles <= lap * 1.001)).all():  # float16 rounds them by half of that
+        raise ArtifactError(f"{path}: the tiles before a start are not from 0 to a lap's {lap}")
+    lanes = max(len(starts), 32)  # fewer take as long
+    products = lanes * steps * sum(weights.numel() for weights in memory.parameters())
+    if steps > LONGEST_WINDOW or len(starts) * memory.config.hidden_size > MOST_STATES or products > MOST_PRODUCTS:
+        raise ArtifactError(f"{path}: {len(starts):,} starts of {steps:,} steps are too many to run this memory over")
+    return starts
 
 
 def _fill(module: nn.Module, path: Path, device: str | torch.device) -> None:

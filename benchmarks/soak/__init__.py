@@ -1,1 +1,1 @@
-"""The long form of what the tests promise: many kills, strangers' files, wild users, long runs."""
+"""The long form of what the tests promise: many kills, strangers' artifacts, wild users, long runs."""

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wm_gym.actions import check_action
+from wm_gym.artifact import ArtifactError
 from wm_gym.dream import Dream, DreamState
 from wm_gym.envs.rendering import Window, enlarge
 from wm_gym.world_model import WorldModel
@@ -21,6 +22,19 @@ FPS = 50
 def action_space() -> gym.spaces.Box:
     """Return CarRacing's own action space: steering, gas, brake."""
     return gym.spaces.Box(np.array([-1, 0, 0], np.float32), np.array([1, 1, 1], np.float32))
+
+
+def dreamt_model(name: str, device: str) -> WorldModel:
+    """Return the world model of a dream of CarRacing, by a bundled name or from a folder.
+
+    Raises:
+        wm_gym.ArtifactError: for whatever is wrong with it, or when its memory takes other actions than CarRacing's.
+    """
+    model = WorldModel.from_pretrained(name, device)
+    taken, given = model.config.memory.action_size, action_space().shape[0]
+    if taken != given:
+        raise ArtifactError(f"{name}: action_size is {taken} in config.json, but CarRacing has {given} actions")
+    return model
 
 
 class DreamCarRacing(gym.Env):
@@ -81,7 +95,7 @@ class DreamCarRacing(gym.Env):
         device: str = "cpu",
     ) -> None:
         check_render_mode(render_mode, self.metadata)
-        self.dream = Dream(WorldModel.from_pretrained(world_model, device), 1, temperature, sampling, starts)
+        self.dream = Dream(dreamt_model(world_model, device), 1, temperature, sampling, starts)
         self.observation_space = latent_space(self.dream.world_model.config.observation_size)
         self.action_space = action_space()
         self.render_mode = render_mode

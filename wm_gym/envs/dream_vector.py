@@ -14,9 +14,8 @@ from gymnasium.vector.utils import batch_space
 
 from wm_gym.actions import check_action
 from wm_gym.dream import Dream, DreamState
-from wm_gym.envs.dream import FPS, action_space, check_options, check_render_mode
+from wm_gym.envs.dream import FPS, action_space, check_options, check_render_mode, dreamt_model
 from wm_gym.envs.rendering import enlarge
-from wm_gym.world_model import WorldModel
 from wm_gym.wrappers import latent_space
 
 BoolArray = npt.NDArray[np.bool_]
@@ -66,7 +65,7 @@ class DreamCarRacingVector(VectorEnv):
             autoreset_mode = AutoresetMode[autoreset_mode]
         self.autoreset_mode = AutoresetMode(autoreset_mode)
         self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}
-        self.dream = Dream(WorldModel.from_pretrained(world_model, device), num_envs, temperature, sampling, starts)
+        self.dream = Dream(dreamt_model(world_model, device), num_envs, temperature, sampling, starts)
         self.num_envs, self.render_mode = num_envs, render_mode
         self.max_episode_steps = np.inf if max_episode_steps == -1 else max_episode_steps
         self.single_observation_space = latent_space(self.dream.world_model.config.observation_size)

@@ -34,7 +34,10 @@ class ControllerConfig:
     def __post_init__(self) -> None:
         artifact.check_sizes(self, "observation_size")
         bounds = np.array([self.low, self.high]) if len(self.low) == len(self.high) else np.zeros((2, 0))
-        if not bounds.size or not np.isfinite(bounds).all() or not (bounds[0] < bounds[1]).all():
+        fit = bounds.ndim == 2 and bounds.size > 0 and bounds.dtype.kind in "iuf"
+        with np.errstate(over="ignore"):  # what is too large for float32 becomes infinite and is refused
+            bounds = bounds.astype(np.float32) if fit else bounds
+        if not fit or not np.isfinite(bounds).all() or not (bounds[0] < bounds[1]).all():
             raise ValueError(f"actions need finite bounds, low below high, got {self.low} and {self.high}")
 
     @classmethod
@@ -125,12 +128,14 @@ class Controller:
         try:
             config = ControllerConfig(
                 observation_size=fields["observation_size"],
-                low=tuple(float(bound) for bound in fields["low"]),
-                high=tuple(float(bound) for bound in fields["high"]),
-                training=dict(fields["training"]),
+                low=tuple(fields["low"]),
+                high=tuple(fields["high"]),
+                training=fields["training"],
             )
         except (KeyError, TypeError, ValueError) as error:
             raise artifact.ArtifactError(f"{folder / 'config.json'}: bad or missing field: {error!r}") from error
-        shapes = {"parameters": (None, config.parameters)}
-        parameters = artifact.read_arrays(folder / "controller.safetensors", shapes)["parameters"]
+        path, shapes = folder / "controller.safetensors", {"parameters": (None, config.parameters)}
+        parameters = artifact.read_arrays(path, shapes)["parameters"]
+        if not len(parameters):
+            raise artifact.ArtifactError(f"{path}: holds no controller")
         return cls(parameters[0] if len(parameters) == 1 else parameters, config)
