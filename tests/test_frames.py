@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wm_gym.frames import INPUT_SIZE, VERSIONS, area_weights, encoder_input, gauge_rows
+from wm_gym.envs.fast_car_racing import FastCarRacing
+from wm_gym.frames import INPUT_SIZE, VERSIONS, area_weights, encoder_input, gauge_rows, gauge_speed
 
 HEIGHT = {"crop84": 84, "full96": 96, "gauges96": 96}
 seeds = st.integers(0, 2**31)
@@ -163,3 +164,18 @@ def test_gauges_are_kept_and_the_score_beside_them_is_not():
     assert shrunk[56:, 8:].min() == 255
     assert shrunk[:56].max() == 0
     assert len(range(*gauge_rows("crop84").indices(64))) == 0
+
+
+@pytest.mark.parametrize("version", ["full96", "gauges96"])
+def test_the_gauge_shows_the_cars_speed(version):
+    env = FastCarRacing()
+    frame, _ = env.reset(seed=0)
+    assert gauge_speed(encoder_input(frame, version), version) < 3
+    speeds, shown = [], []
+    for _ in range(120):
+        frame, *_ = env.step(np.array([0, 1, 0], np.float32))
+        speeds.append(env.car.hull.linearVelocity.length)
+        shown.append(gauge_speed(encoder_input(frame, version), version))
+    assert max(speeds) > 60
+    np.testing.assert_allclose(shown, speeds, atol=4)
+    assert gauge_speed(encoder_input(frame, "crop84"), "crop84") is None

@@ -12,7 +12,7 @@ from training.train_rnn import Sequences, draw, losses
 from wm_gym.models import vae as v
 from wm_gym.models.controller import Controller, ControllerConfig
 from wm_gym.models.mdn_rnn import MDNRNN, MDNRNNConfig
-from wm_gym.models.memory import Prediction, mixture_mode, mixture_nll, put, sample_mixture, select
+from wm_gym.models.memory import Prediction, mixture_mode, mixture_nll, mixture_spread, put, sample_mixture, select
 
 
 def random_prediction(*lead: int, latents: int = 32, mixtures: int = 5, seed: int = 0) -> Prediction:
@@ -70,13 +70,14 @@ def test_samples_of_the_posterior_have_its_mean_and_spread():
 
 @given(seed=st.integers(0, 999))
 @settings(deadline=None, max_examples=20)
-def test_the_mixtures_likelihood_is_that_of_torch_distributions(seed):
+def test_the_mixtures_likelihood_and_spread_are_those_of_torch_distributions(seed):
     prediction = random_prediction(7, seed=seed)
     z = 3 * torch.randn(7, 32, generator=torch.Generator().manual_seed(seed + 1))
     mixture = MixtureSameFamily(
         Categorical(logits=prediction.logits), Normal(prediction.mu, prediction.log_sigma.exp())
     )
     assert torch.allclose(mixture_nll(prediction, z), -mixture.log_prob(z).sum(-1), rtol=1e-4)
+    assert torch.allclose(mixture_spread(prediction), mixture.stddev, rtol=1e-4)
 
 
 def test_the_mode_is_the_mean_of_the_likeliest_component():

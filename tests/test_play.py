@@ -255,6 +255,8 @@ def test_a_video_that_fails_leaves_nothing_and_keeps_the_older_one(tmp_path):
         ({"hands": True, "render_mode": "rgb_array"}, "got --render_mode rgb_array"),
         ({}, r"a window needs a display.*--video out\.mp4"),
         ({"hands": True, "video": play.Path("out.mp4")}, "a window needs a display"),
+        ({"browser": True, "hands": True}, "--browser and --hands exclude each other"),
+        ({"browser": True, "env": "DreamCarRacing-v0"}, "--browser and --env exclude each other"),
     ],
 )
 def test_what_can_not_be_played_is_one_clear_message(arguments, message, monkeypatch):
@@ -266,12 +268,14 @@ def test_what_can_not_be_played_is_one_clear_message(arguments, message, monkeyp
     pygame.display.quit()
 
 
-def test_without_the_extra_the_message_names_it():
-    code = "import runpy, sys; sys.modules['tyro'] = None; runpy.run_module('wm_gym.play', run_name='__main__')"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+@pytest.mark.parametrize(("package", "extra"), [("tyro", "train"), ("uvicorn", "browser")])
+def test_without_the_extra_the_message_names_it(package, extra):
+    run = "runpy.run_module('wm_gym.play', run_name='__main__', alter_sys=True)"
+    code = f"import runpy, sys; sys.modules[{package!r}] = None; {run}"
+    result = subprocess.run([sys.executable, "-c", code, "--browser"], capture_output=True, text=True)
     assert result.returncode == 1
     assert "Traceback" not in result.stderr
-    assert 'pip install "wm-gym[train]"' in result.stderr
+    assert f'pip install "wm-gym[{extra}]"' in result.stderr
 
 
 def test_the_keyboard_gives_one_action_or_one_for_each_lane(monkeypatch):

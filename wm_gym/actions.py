@@ -38,6 +38,11 @@ def check_action(action: Any, space: gym.Space) -> npt.NDArray[np.float32]:
     return narrow
 
 
+def keys_action(left: bool, right: bool, up: bool, down: bool) -> npt.NDArray[np.float32]:
+    """Return CarRacing's action ``(3,)`` for the arrow keys that are down: up gives gas, down brakes."""
+    return np.array([float(right) - float(left), up, 0.8 * down], np.float32)  # a brake of 1 locks the wheels
+
+
 def rescale(action: npt.NDArray[np.floating], box: gym.spaces.Box) -> npt.NDArray[np.float32]:
     """Map actions from [-1, 1] to the bounds of a Box, whose last dimensions they have."""
     share = (np.clip(action, -1, 1) + 1) / 2

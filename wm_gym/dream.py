@@ -89,16 +89,13 @@ class Dream:
         sampling: str = "sample",
         starts: str = "episode",
     ) -> None:
-        if not (np.isfinite(temperature) and temperature > 0):
-            raise ValueError(f"temperature must be a finite number above 0, got {temperature}")
-        if sampling not in SAMPLING:
-            raise ValueError(f"sampling must be one of {SAMPLING}, got {sampling!r}")
+        self.set_sampling(temperature, sampling)
         if starts not in STARTS:
             raise ValueError(f"starts must be one of {STARTS}, got {starts!r}")
         if lanes < 1:
             raise ValueError(f"a dream needs at least 1 lane, got {lanes}")
         self.world_model, self.lanes = world_model, lanes
-        self.temperature, self.sampling, self.starts = float(temperature), sampling, starts
+        self.starts = starts
         self.reward, self.device = world_model.config.reward, world_model.device
         length = world_model.starts.length
         self.choices = np.flatnonzero(length == 0) if starts == "episode" else np.arange(len(length))
@@ -110,6 +107,14 @@ class Dream:
         # each row: Z uniforms that choose components, one for the end, Z normals
         self.noise = np.zeros((lanes, NOISE_BLOCK, 2 * latents + 1), dtype=np.float32)
         self.cursor = np.full(lanes, NOISE_BLOCK)
+
+    def set_sampling(self, temperature: float, sampling: str) -> None:
+        """Choose how z and the end are drawn from the next step on; ValueError as for the constructor's arguments."""
+        if not (np.isfinite(temperature) and temperature > 0):
+            raise ValueError(f"temperature must be a finite number above 0, got {temperature}")
+        if sampling not in SAMPLING:
+            raise ValueError(f"sampling must be one of {SAMPLING}, got {sampling!r}")
+        self.temperature, self.sampling = float(temperature), sampling
 
     @property
     def observation(self) -> npt.NDArray[np.float32]:

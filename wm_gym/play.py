@@ -1,6 +1,7 @@
-"""Watch an agent in real time, or drive: the real track or the dream, in a window or as a video.
+"""Watch an agent in real time, or drive: the real track or the dream, in a window, as a video, or both on a page.
 
 python -m wm_gym.play --render_mode human
+python -m wm_gym.play --browser
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import os
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +20,7 @@ import pygame
 import torch
 
 import wm_gym
+from wm_gym.actions import keys_action
 from wm_gym.policies import State, lanes_of
 
 NO_DISPLAY = ("offscreen", "dummy")
@@ -47,6 +50,10 @@ class Args:
     """how many"""
     max_steps: int = 1000
     """length of an episode at most, at 50 steps a second; -1 for no limit"""
+    browser: bool = False
+    """open a page of this machine, where the dream runs beside the real car under the same actions"""
+    port: int = 0
+    """of the page; 0 takes a free one"""
 
 
 class Keyboard:
@@ -70,8 +77,7 @@ class Keyboard:
     ) -> tuple[np.ndarray, State]:
         """Return the action of the keys that are down, for every lane."""
         down = pygame.key.get_pressed()
-        steering = float(down[pygame.K_RIGHT]) - float(down[pygame.K_LEFT])
-        action = np.array([steering, down[pygame.K_UP], 0.8 * down[pygame.K_DOWN]], np.float32)  # 1 locks the wheels
+        action = keys_action(*(down[key] for key in (pygame.K_LEFT, pygame.K_RIGHT, pygame.K_UP, pygame.K_DOWN)))
         return np.tile(action, (*lanes_of(observation, self.observation_space), 1)), state
 
 
@@ -157,6 +163,9 @@ class Screen(gym.Wrapper):
 
 def check(args: Args, render_mode: str) -> None:
     """Exit with a message if the arguments do not go together, or ask for a window where there is no display."""
+    for name in ("env", "hands", "render_mode", "video", "episodes", "max_steps") if args.browser else ():
+        if getattr(args, name) != getattr(Args, name):
+            raise SystemExit(f"--browser and --{name} exclude each other: leave one out")
     if args.video is not None and args.video.suffix != ".mp4":
         raise SystemExit(f"--video must name an .mp4 file, got {args.video}")
     if args.hands and args.policy != Args.policy:
@@ -172,15 +181,29 @@ def check(args: Args, render_mode: str) -> None:
             )
 
 
+def browse(args: Args) -> None:
+    """Serve the page until Ctrl-C; beside --policy, the drivers that fit any world model can be chosen there."""
+    from wm_gym.browser.server import serve
+    from wm_gym.browser.session import Session
+
+    bundled = [Args.policy] if args.world_model == Args.world_model else []  # it reads the latents of its own V
+    policies = list(dict.fromkeys((args.policy, *bundled, "scripted", "random")))
+    serve(partial(Session, args.world_model, policies, args.seed), args.port)
+
+
 def main(args: Args) -> None:
     """Play the episodes and print what each came to.
 
     Raises:
         SystemExit: for arguments that can't be, see `check`.
     """
-    render_mode = args.render_mode or ("human" if args.hands or args.video is None else "rgb_array")
+    windowed = args.hands or (args.video is None and not args.browser)
+    render_mode = args.render_mode or ("human" if windowed else "rgb_array")
     check(args, render_mode)
     torch.set_num_threads(1)  # single frames are too small to share, and a window must not wait for a busy core
+    if args.browser:
+        browse(args)
+        return
     env = gym.make(args.env, world_model=args.world_model, render_mode=render_mode, max_episode_steps=args.max_steps)
     recording = Video(args.video, env.metadata["render_fps"]) if args.video else nullcontext()
     with recording as video, Screen(env, video) as screen:
@@ -198,6 +221,8 @@ if __name__ == "__main__":
 
         main(tyro.cli(Args, description=__doc__))
     except ModuleNotFoundError as error:
-        if error.name not in ("tyro", "moviepy", "stable_baselines3"):
-            raise
-        raise SystemExit(f'{error}: it comes with pip install "wm-gym[train]"') from error
+        extras = {"train": ("tyro", "moviepy", "stable_baselines3"), "browser": ("starlette", "uvicorn", "websockets")}
+        for extra, names in extras.items():
+            if error.name in names:
+                raise SystemExit(f'{error}: it comes with pip install "wm-gym[{extra}]"') from error
+        raise

@@ -73,6 +73,14 @@ def mixture_mode(prediction: Prediction) -> Tensor:
     return gather_component(prediction.mu, prediction.logits.argmax(-1))
 
 
+def mixture_spread(prediction: Prediction) -> Tensor:
+    """Return the standard deviation of each latent dimension's mixture at temperature 1, ``(..., Z)``."""
+    weights = prediction.logits.softmax(-1)
+    mean = (weights * prediction.mu).sum(-1, keepdim=True)
+    variance = (2 * prediction.log_sigma).exp() + (prediction.mu - mean).square()
+    return (weights * variance).sum(-1).sqrt()
+
+
 def sample_mixture(prediction: Prediction, temperature: float, uniform: Tensor, normal: Tensor) -> Tensor:
     """Sample z from the mixture at temperature τ: logits / τ and σ·√τ (Ha & Schmidhuber 2018, appendix A.2).
 
