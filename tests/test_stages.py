@@ -95,6 +95,14 @@ def trained(drives, tmp_path_factory):
     return run
 
 
+def test_an_untrained_memory_is_a_world_model_with_rare_ends(trained, tmp_path):
+    model = WorldModel.load(train_rnn.main(training(train_rnn, trained, tmp_path, epochs=0)))
+    assert model.config.training["memory_epochs"] == 0
+    assert model.memory.heads.bias[-1].item() == train_rnn.RARE
+    h = torch.randn(100, model.memory.config.hidden_size)
+    assert model.memory.predict(h).end_logit.sigmoid().max() < 0.01
+
+
 # --- collect -------------------------------------------------------------------------------------------------------
 
 

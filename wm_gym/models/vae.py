@@ -32,6 +32,9 @@ class VAEConfig:
 class Convolution(nn.Conv2d):
     """A convolution that computes a single frame's as a matrix product of its patches: faster than oneDNN's there."""
 
+    def __init__(self, features: int, filters: int, size: int, stride: int) -> None:
+        super().__init__(features, filters, size, stride)
+
     def forward(self, input: Tensor) -> Tensor:
         """Return ``(B, C, H, W)`` features of ``(B, F, H', W')``."""
         if len(input) > 1 or input.device.type != "cpu":
