@@ -28,7 +28,7 @@ from training.pictures import save_figure
 from training.train_rnn import Sequences, draw
 from wm_gym.dream import Dream
 from wm_gym.frames import INPUT_SIZE, VERSIONS
-from wm_gym.models.memory import put, select
+from wm_gym.models.memory import mixture_mean, put, select
 from wm_gym.world_model import WorldModel
 
 HORIZONS = (1, 5, 15, 50, 100)
@@ -151,7 +151,7 @@ def open_loop(
             part.mu[drives, times + step],
             model.memory.predict(model.memory.hidden(dream.memory_state)),
         )
-        expected = (prediction.logits.softmax(-1) * prediction.mu).sum(-1)
+        expected = mixture_mean(prediction)
         error, copy_error = (float((each - following).square().mean().sqrt()) for each in (expected, copied))
         dreamt = dream.tiles.astype(np.float64)
         constant = min(np.ptp(dreamt), np.ptp(tiles)) == 0

@@ -3,7 +3,8 @@
     python -m training.train_rnn --latents runs/mine/latents --out runs/mine/rnn --epochs 60
 
 Sequences are trained from their first frame, h = 0, in chunks that hand the state on (truncated backpropagation through
-time), so that M sees the hidden states that it will meet in use.
+time), so that M sees the hidden states that it will meet in use. A Transformer is handed the keys and values of the
+chunk before (Dai et al. 2019); of an ensemble each member learns from its own errors.
 """
 
 from __future__ import annotations
@@ -28,8 +29,11 @@ from training.encode import load_vae
 from training.files import alone, keep_settings
 from training.latents import LatentEpisode, load_latents
 from training.tracking import track, tracking
-from wm_gym.models.mdn_rnn import MDNRNN, MDNRNNConfig
-from wm_gym.models.memory import Memory, State, mixture_nll
+from wm_gym.models.ensemble import EnsembleConfig
+from wm_gym.models.kinds import Kind, make_memory
+from wm_gym.models.mdn_rnn import MDNRNNConfig
+from wm_gym.models.memory import Memory, MemoryConfig, State, mixture_nll
+from wm_gym.models.transformer import TransformerConfig
 from wm_gym.models.vae import sample_latent
 from wm_gym.world_model import RewardConfig, Starts, WorldModel, WorldModelConfig
 
@@ -76,8 +80,24 @@ class Args:
     """of the weights, the order of the episodes and the latents' noise"""
     track: bool = True
     """log to Weights & Biases (offline unless logged in); --no-track logs to log.jsonl alone"""
+    memory: Kind = "lstm"
+    """what M is: the LSTM of the MDN-RNN, a Transformer, or an ensemble of LSTMs that knows where they disagree"""
     model: MDNRNNConfig = field(default_factory=MDNRNNConfig)
-    """sizes"""
+    """sizes of the LSTM"""
+    transformer: TransformerConfig = field(default_factory=TransformerConfig)
+    """sizes of the Transformer"""
+    ensemble: EnsembleConfig = field(default_factory=EnsembleConfig)
+    """sizes of the ensemble"""
+
+    @property
+    def sizes(self) -> MemoryConfig:
+        """Sizes of the chosen memory."""
+        sizes: dict[Kind, MemoryConfig] = {
+            "lstm": self.model,
+            "transformer": self.transformer,
+            "ensemble": self.ensemble,
+        }
+        return sizes[self.memory]
 
 
 @dataclass(frozen=True)
@@ -122,20 +142,24 @@ class Sequences:
 def losses(memory: Memory, z: Tensor, part: Sequences, steps: slice, state: State) -> tuple[Tensor, State]:
     """Return the mean losses (nats of z, of the tiles, of the end), ``(3,)``, of some steps, and the state after them.
 
-    h_{t+1}, made of (z_t, a_t, h_t), is held against z_{t+1}, and the tiles and the end of step t.
+    h_{t+1}, made of (z_t, a_t, h_t), is held against z_{t+1}, and the tiles and the end of step t. Of an ensemble it is
+    the mean of the members' own losses.
     """
     hidden, state = memory.unroll(z[:, steps], part.actions[:, steps], state)
-    prediction = memory.predict(hidden)
+    prediction = memory.members(hidden)  # parts (B, T, ...), or (M, B, T, ...)
     following = z[:, steps.start + 1 : steps.stop + 1]
     tiles, failed, valid = part.tiles[:, steps], part.failed[:, steps], part.valid[:, steps]
     each = torch.stack(
         [
             mixture_nll(prediction, following),
             F.poisson_nll_loss(prediction.tiles, tiles, log_input=False, reduction="none"),
-            F.binary_cross_entropy_with_logits(prediction.end_logit, failed, reduction="none"),
+            F.binary_cross_entropy_with_logits(
+                prediction.end_logit, failed.expand_as(prediction.end_logit), reduction="none"
+            ),
         ]
     )
-    return (each * valid).sum((1, 2)) / valid.sum().clamp_min(1), state
+    means = (each * valid).sum((-2, -1)) / valid.sum().clamp_min(1)
+    return means.reshape(3, -1).mean(1), state
 
 
 def chunks(part: Sequences, size: int) -> Iterator[slice]:
@@ -204,9 +228,9 @@ def main(args: Args) -> Path:
     lap_tiles = float(np.mean([episode.track_tiles for episode in episodes]))
 
     torch.manual_seed(args.seed)
-    memory = MDNRNN(args.model).to(device)
+    memory = make_memory(args.sizes).to(device)
     with torch.no_grad():
-        memory.heads.bias[-1] = RARE
+        memory.heads.bias[..., -1] = RARE
     optimizer = torch.optim.Adam(memory.parameters(), lr=args.learning_rate)
     path, log = args.out / "checkpoint.pt", args.out / "log.jsonl"
     checkpoint = load_checkpoint(path, device) if path.is_file() else None
@@ -218,7 +242,7 @@ def main(args: Args) -> Path:
     cut_log(log, "epoch", done)
     first, last = segment(checkpoint, args.epochs)
     weights = torch.tensor([1.0, args.tiles_weight, args.end_weight], device=device)
-    with tqdm(total=args.epochs, initial=done, desc="MDN-RNN", unit="epoch") as bar:
+    with tqdm(total=args.epochs, initial=done, desc="M", unit="epoch") as bar:
         for epoch in range(done, args.epochs):
             for group in optimizer.param_groups:
                 group["lr"] = args.learning_rate * cosine((epoch - first) / (last - first))
@@ -264,7 +288,7 @@ def main(args: Args) -> Path:
         frames=encoder["frames"],
         latent=args.latent,
         vae=load_vae(encoder).config,
-        memory=args.model,
+        memory=args.sizes,
         reward=RewardConfig(scale=1000 / lap_tiles, lap_tiles=lap_tiles),
         training={
             "frames": int(sum(len(episode.mu) for episode in episodes)),

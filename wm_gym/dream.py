@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from wm_gym.models.ensemble import Ensemble
 from wm_gym.models.memory import State, mixture_mode, put, sample_mixture, select
 from wm_gym.world_model import WorldModel
 
@@ -76,9 +77,14 @@ class Dream:
         sampling: "sample" draws z from the mixture at τ and the end with its probability; "mode" takes the mean of the
             likeliest component, and ends where the probability exceeds 0.5.
         starts: "episode" starts as episodes start; "any" also in the middle of real drives.
+        disagreement_penalty: λ >= 0; each step pays λ · disagreement less.
+        disagreement_limit: a lane is in doubt at a step whose disagreement exceeds it, > 0; None for never.
+
+    Attributes:
+        disagreement: of an ensemble's members about the last step, ``(N,)``; None of a lone memory, or before a step.
 
     Raises:
-        ValueError: for a value outside of these.
+        ValueError: for a value outside of these, or a penalty or limit without an ensemble.
     """
 
     def __init__(
@@ -88,12 +94,26 @@ class Dream:
         temperature: float = 1.0,
         sampling: str = "sample",
         starts: str = "episode",
+        disagreement_penalty: float = 0.0,
+        disagreement_limit: float | None = None,
     ) -> None:
         self.set_sampling(temperature, sampling)
         if starts not in STARTS:
             raise ValueError(f"starts must be one of {STARTS}, got {starts!r}")
         if lanes < 1:
             raise ValueError(f"a dream needs at least 1 lane, got {lanes}")
+        limit = np.inf if disagreement_limit is None else disagreement_limit
+        if not 0 <= disagreement_penalty < np.inf:
+            raise ValueError(f"disagreement_penalty must be a finite number from 0, got {disagreement_penalty}")
+        if not limit > 0:
+            raise ValueError(f"disagreement_limit must be a number above 0, or None, got {disagreement_limit}")
+        if (disagreement_penalty or limit < np.inf) and not isinstance(world_model.memory, Ensemble):
+            raise ValueError(
+                "disagreement_penalty and disagreement_limit need a world model whose memory is an ensemble, "
+                "made by `python -m training.train_rnn --memory ensemble`"
+            )
+        self.disagreement_penalty, self.disagreement_limit = float(disagreement_penalty), float(limit)
+        self.disagreement: npt.NDArray[np.float64] | None = None
         self.world_model, self.lanes = world_model, lanes
         self.starts = starts
         self.reward, self.device = world_model.config.reward, world_model.device
@@ -120,6 +140,13 @@ class Dream:
     def observation(self) -> npt.NDArray[np.float32]:
         """``[z, h]`` of every lane, ``(N, Z + H)``; a fresh array."""
         return torch.cat([self.z, self.world_model.memory.hidden(self.memory_state)], dim=1).cpu().numpy()
+
+    @property
+    def doubted(self) -> npt.NDArray[np.bool_]:
+        """Whether the disagreement about the last step exceeds the limit, ``(N,)``."""
+        if self.disagreement is None:
+            return np.zeros(self.lanes, dtype=bool)
+        return self.disagreement > self.disagreement_limit
 
     @torch.inference_mode()
     def reset(
@@ -211,6 +238,9 @@ class Dream:
         self.tiles = self.tiles + tiles
         finished = (self.tiles >= reward.lap_tiles - LAP_TOLERANCE) & ~failed
         pay = np.where(failed, reward.failure, tiles.astype(np.float64) * reward.scale + reward.per_step)
+        if prediction.disagreement is not None:
+            self.disagreement = prediction.disagreement.cpu().numpy().astype(np.float64)
+            pay -= self.disagreement_penalty * self.disagreement
         return pay, failed, finished
 
     def get_state(self, lanes: Sequence[int] | slice = slice(None)) -> DreamState:

@@ -15,15 +15,18 @@ from torch import Tensor, nn
 from wm_gym import artifact
 from wm_gym.artifact import ArtifactError
 from wm_gym.frames import check_version
-from wm_gym.models.mdn_rnn import MDNRNN, MDNRNNConfig
-from wm_gym.models.memory import State, put, select
+from wm_gym.models.kinds import AnyMemory, make_memory, read_sizes, write_sizes
+from wm_gym.models.mdn_rnn import MDNRNNConfig
+from wm_gym.models.memory import MemoryConfig, State, put, select
 from wm_gym.models.vae import VAE, VAEConfig
 
 LATENTS = ("mean", "sample")
 """What z is: the posterior's mean, or a sample of it."""
-LONGEST_WINDOW, MOST_STATES, MOST_PRODUCTS = 1 << 12, 1 << 21, 1 << 37
-"""Of starts that are loaded: steps of a window, values of h in all, and multiplications that lead up to them. Those of
-the bundled world model are 24, 178 thousand and 7 billion."""
+LONGEST_WINDOW, MOST_STATES, MOST_PRODUCTS = 1 << 12, 1 << 23, 1 << 37
+"""Of starts that are loaded: steps of a window, values of states in all, and multiplications that lead up to them.
+Those of the bundled world model are 24, 356 thousand and 8 billion."""
+COPYING = 64
+"""Multiplications that take as long as a value of a state, which is copied at each step."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ class WorldModelConfig:
         frames: version of the frames that the VAE was trained on, see `wm_gym.frames`.
         latent: "mean" or "sample": which z the memory was trained on.
         vae: sizes of V.
-        memory: sizes of M.
+        memory: sizes of M, whose class is M's kind.
         reward: how the dream pays.
         training: how it was trained, on which seeds, and what was measured; JSON-able.
     """
@@ -66,7 +69,7 @@ class WorldModelConfig:
     frames: str = "crop84"
     latent: str = "sample"
     vae: VAEConfig = field(default_factory=VAEConfig)
-    memory: MDNRNNConfig = field(default_factory=MDNRNNConfig)
+    memory: MemoryConfig = field(default_factory=MDNRNNConfig)
     reward: RewardConfig = field(default_factory=RewardConfig)
     training: dict[str, Any] = field(default_factory=dict)
 
@@ -82,6 +85,10 @@ class WorldModelConfig:
         """Length of [z, h]."""
         return self.vae.latent_size + self.memory.hidden_size
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON of it."""
+        return asdict(self) | {"memory": write_sizes(self.memory)}
+
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> WorldModelConfig:
         """Build a config from JSON; raises KeyError, TypeError or ValueError for what does not fit."""
@@ -90,7 +97,7 @@ class WorldModelConfig:
             frames=fields["frames"],
             latent=fields["latent"],
             vae=artifact.build(VAEConfig, {**vae, "channels": tuple(vae["channels"])}),
-            memory=artifact.build(MDNRNNConfig, fields["memory"]),
+            memory=read_sizes(fields["memory"]),
             reward=artifact.build(RewardConfig, fields["reward"]),
             training=fields["training"],
         )
@@ -128,7 +135,7 @@ class WorldModel:
         starts: what dreams start from.
     """
 
-    def __init__(self, config: WorldModelConfig, vae: VAE, memory: MDNRNN, starts: Starts) -> None:
+    def __init__(self, config: WorldModelConfig, vae: VAE, memory: AnyMemory, starts: Starts) -> None:
         self.config, self.vae, self.memory, self.starts = config, vae.eval(), memory.eval(), starts
         for module in (vae, memory):
             module.requires_grad_(False)
@@ -174,7 +181,7 @@ class WorldModel:
                 for name, array in vars(self.starts).items()
             },
         }
-        artifact.write_folder(Path(folder), "world_model", asdict(self.config), files)
+        artifact.write_folder(Path(folder), "world_model", self.config.to_dict(), files)
 
     @classmethod
     def load(cls, folder: str | Path, device: str | torch.device = "cpu") -> WorldModel:
@@ -190,7 +197,7 @@ class WorldModel:
         except (KeyError, TypeError, ValueError) as error:
             raise ArtifactError(f"{folder / 'config.json'}: bad or missing field: {error!r}") from error
         with torch.device("meta"):
-            vae, memory = VAE(config.vae), MDNRNN(config.memory)
+            vae, memory = VAE(config.vae), make_memory(config.memory)
         _fill(vae, folder / "vae.safetensors", device)
         _fill(memory, folder / "memory.safetensors", device)
         return cls(config, vae, memory, _read_starts(folder / "starts.safetensors", config, memory))
@@ -217,7 +224,7 @@ def _arrays(module: nn.Module) -> artifact.Arrays:
     return {name: tensor.detach().cpu().numpy().astype(np.float16) for name, tensor in module.state_dict().items()}
 
 
-def _read_starts(path: Path, config: WorldModelConfig, memory: MDNRNN) -> Starts:
+def _read_starts(path: Path, config: WorldModelConfig, memory: AnyMemory) -> Starts:
     """Read the starts, and check that dreams can begin at them with what they take."""
     z, a = config.vae.latent_size, config.memory.action_size
     shapes = {"z": (None, None, z), "actions": (None, None, a), "length": (None,), "tiles": (None,)}
@@ -234,8 +241,9 @@ def _read_starts(path: Path, config: WorldModelConfig, memory: MDNRNN) -> Starts
     if not ((starts.tiles >= 0) & (starts.tiles <= lap * 1.001)).all():  # float16 rounds them by half of that
         raise ArtifactError(f"{path}: the tiles before a start are not from 0 to a lap's {lap}")
     lanes = max(len(starts), 32)  # fewer take as long
-    products = lanes * steps * sum(weights.numel() for weights in memory.parameters())
-    if steps > LONGEST_WINDOW or len(starts) * memory.config.hidden_size > MOST_STATES or products > MOST_PRODUCTS:
+    weights, values = sum(weights.numel() for weights in memory.parameters()), config.memory.lane_size
+    products = lanes * steps * (weights + COPYING * values)
+    if steps > LONGEST_WINDOW or len(starts) * values > MOST_STATES or products > MOST_PRODUCTS:
         raise ArtifactError(f"{path}: {len(starts):,} starts of {steps:,} steps are too many to run this memory over")
     return starts
 

@@ -41,8 +41,8 @@ class DreamCarRacing(gym.Env):
     """CarRacing as a learned world model dreams it.
 
     ## Description
-    Every step is one step of the MDN-RNN: no physics, no pixels. Spaces and episode rules are those of
-    ``LatentCarRacing-v0``, so an agent trained in one runs in the other.
+    Every step is one step of the memory (the bundled one is an MDN-RNN): no physics, no pixels. Spaces and episode
+    rules are those of ``LatentCarRacing-v0``, so an agent trained in one runs in the other.
 
     ## Action Space
     CarRacing's: steering from -1 (left) to 1, gas and brake from 0 to 1. Any real dtype is taken; a value outside is a
@@ -54,6 +54,8 @@ class DreamCarRacing(gym.Env):
     ## Rewards
     The expected number of tiles that the step visits, times 1000 / N (N is the mean track length), -0.1 a step; -100
     for the step that leaves the playfield. The reward is an expectation: neither temperature nor sampling changes it.
+    Where the memory is an ensemble, ``disagreement_penalty`` makes each step cost that times its disagreement
+    (pessimism, as in MOPO, Yu et al. 2020).
 
     ## Starting State
     A real moment that the world model keeps, drawn with the seed: an episode's first frame with h = 0, or, with
@@ -64,6 +66,12 @@ class DreamCarRacing(gym.Env):
     ## Episode Termination
     When the world model draws an end (the car left the playfield: ``info["lap_finished"]`` is False), or when the dream
     has paid for N tiles (True). Registered with a time limit of 1000 steps.
+    Where the memory is an ensemble, an episode may also be truncated at a step whose disagreement exceeds
+    ``disagreement_limit``: the task goes on there, but the model knows too little of it.
+
+    ## Information
+    Where the memory is an ensemble, ``info["disagreement"]`` at each step: how far apart its members' means of the
+    next latent are, in units of the spread that they expect themselves (see `wm_gym.models.ensemble.Ensemble`).
 
     ## Arguments
     * ``world_model``: bundled name or a folder.
@@ -71,6 +79,8 @@ class DreamCarRacing(gym.Env):
     * ``sampling``: "sample", or "mode" for the deterministic dream: the mean of the likeliest Gaussian, and an end
       where its probability exceeds 0.5.
     * ``starts``: "episode" or "any".
+    * ``disagreement_penalty``: λ; the reward of a step is less by λ · disagreement. 0 by default.
+    * ``disagreement_limit``: truncates an episode where the disagreement exceeds it; None, the default, for never.
     * ``render_mode``: "rgb_array" decodes z through the VAE; "human" shows it in a window in real time.
     * ``device``: where the dream runs.
 
@@ -93,9 +103,12 @@ class DreamCarRacing(gym.Env):
         starts: str = "episode",
         render_mode: str | None = None,
         device: str = "cpu",
+        disagreement_penalty: float = 0.0,
+        disagreement_limit: float | None = None,
     ) -> None:
         check_render_mode(render_mode, self.metadata)
-        self.dream = Dream(dreamt_model(world_model, device), 1, temperature, sampling, starts)
+        model = dreamt_model(world_model, device)
+        self.dream = Dream(model, 1, temperature, sampling, starts, disagreement_penalty, disagreement_limit)
         self.observation_space = latent_space(self.dream.world_model.config.observation_size)
         self.action_space = action_space()
         self.render_mode = render_mode
@@ -137,12 +150,14 @@ class DreamCarRacing(gym.Env):
         if not self._running:
             raise RuntimeError("call reset() before step(): no episode is running")
         reward, failed, finished = self.dream.step(action[None])
-        terminated = bool(failed[0] or finished[0])
-        self._running = not terminated
+        terminated, truncated = bool(failed[0] or finished[0]), bool(self.dream.doubted[0])
+        self._running = not (terminated or truncated)
         if self.render_mode == "human":
             self.render()
-        info = {"lap_finished": bool(finished[0])} if terminated else {}
-        return self.dream.observation[0], float(reward[0]), terminated, False, info
+        info: dict[str, Any] = {"lap_finished": bool(finished[0])} if terminated else {}
+        if self.dream.disagreement is not None:
+            info["disagreement"] = float(self.dream.disagreement[0])
+        return self.dream.observation[0], float(reward[0]), terminated, truncated, info
 
     def get_state(self) -> DreamState:
         """Return the present moment, to continue from with ``reset(options={"state": ...})``."""

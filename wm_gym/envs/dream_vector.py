@@ -39,6 +39,8 @@ class DreamCarRacingVector(VectorEnv):
         sampling: as in the single env.
         starts: as in the single env.
         device: as in the single env.
+        disagreement_penalty: as in the single env.
+        disagreement_limit: as in the single env.
 
     Options of `reset`: ``reset_mask`` (boolean ``(N,)``: reset these lanes only), ``start`` (one index or ``(N,)``),
     ``state`` (a `DreamState` of N lanes, or of one that is branched into every lane that is reset).
@@ -57,6 +59,8 @@ class DreamCarRacingVector(VectorEnv):
         starts: str = "episode",
         render_mode: str | None = None,
         device: str = "cpu",
+        disagreement_penalty: float = 0.0,
+        disagreement_limit: float | None = None,
     ) -> None:
         check_render_mode(render_mode, self.metadata)
         if max_episode_steps < 1 and max_episode_steps != -1:
@@ -65,7 +69,8 @@ class DreamCarRacingVector(VectorEnv):
             autoreset_mode = AutoresetMode[autoreset_mode]
         self.autoreset_mode = AutoresetMode(autoreset_mode)
         self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}
-        self.dream = Dream(dreamt_model(world_model, device), num_envs, temperature, sampling, starts)
+        model = dreamt_model(world_model, device)
+        self.dream = Dream(model, num_envs, temperature, sampling, starts, disagreement_penalty, disagreement_limit)
         self.num_envs, self.render_mode = num_envs, render_mode
         self.max_episode_steps = np.inf if max_episode_steps == -1 else max_episode_steps
         self.single_observation_space = latent_space(self.dream.world_model.config.observation_size)
@@ -125,19 +130,29 @@ class DreamCarRacingVector(VectorEnv):
             )
         running = ~resetting if resetting.any() else None  # NEXT_STEP: lanes that are over reset instead
         reward, failed, finished = self.dream.step(actions, running)
+        doubted, disagreement = self.dream.doubted, self.dream.disagreement
         self._steps += 1
         if running is not None:
             self._restart(resetting)
             reward, failed, finished = reward * running, failed & running, finished & running
+            doubted &= running
         terminated = failed | finished
-        truncated = self._steps >= self.max_episode_steps
+        truncated = (self._steps >= self.max_episode_steps) | doubted
         self._over = terminated | truncated
         infos: dict[str, Any] = {}
+        if disagreement is not None:
+            told = np.ones(self.num_envs, dtype=bool) if running is None else running
+            if self.autoreset_mode == AutoresetMode.SAME_STEP:
+                told = told & ~self._over  # what they are told is final
+            if told.any():
+                infos = {"disagreement": np.where(told, disagreement, 0.0), "_disagreement": told}
         observation = self.dream.observation
         if self._over.any():
             for lane in np.flatnonzero(self._over):
                 info: dict[str, Any] = {"lap_finished": bool(finished[lane])} if terminated[lane] else {}
                 if self.autoreset_mode == AutoresetMode.SAME_STEP:
+                    if disagreement is not None:
+                        info["disagreement"] = float(disagreement[lane])
                     info = {"final_obs": observation[lane], "final_info": info}
                 infos = self._add_info(infos, info, int(lane))
             if self.autoreset_mode == AutoresetMode.SAME_STEP:

@@ -6,30 +6,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from wm_gym.artifact import check_sizes
-from wm_gym.models.memory import Prediction, State
+from wm_gym.models.memory import MemoryConfig, Prediction, State, read_heads
 
 
 @dataclass(frozen=True)
-class MDNRNNConfig:
-    """Sizes of the MDN-RNN.
-
-    Attributes:
-        latent_size: length of z.
-        action_size: length of an action.
-        hidden_size: length of h.
-        mixtures: Gaussians per latent dimension.
-    """
-
-    latent_size: int = 32
-    action_size: int = 3
-    hidden_size: int = 256
-    mixtures: int = 5
-
-    def __post_init__(self) -> None:
-        check_sizes(self, "latent_size", "action_size", "hidden_size", "mixtures")
+class MDNRNNConfig(MemoryConfig):
+    """Sizes of the MDN-RNN: those that every memory has."""
 
 
 class MDNRNN(nn.Module):
@@ -42,8 +25,7 @@ class MDNRNN(nn.Module):
         super().__init__()
         self.config = config
         self.lstm = nn.LSTM(config.latent_size + config.action_size, config.hidden_size, batch_first=True)
-        # one product for all heads: the mixture's logits, mu and log σ, then the tiles and the end
-        self.heads = nn.Linear(config.hidden_size, 3 * config.latent_size * config.mixtures + 2)
+        self.heads = nn.Linear(config.hidden_size, config.outputs)
 
     def initial_state(self, lanes: int) -> State:
         """Return h = c = 0 for each lane."""
@@ -67,12 +49,8 @@ class MDNRNN(nn.Module):
 
     def predict(self, hidden: Tensor) -> Prediction:
         """Read all heads from h."""
-        out, shape = self.heads(hidden), (3, self.config.latent_size, self.config.mixtures)
-        logits, mu, log_sigma = out[..., :-2].unflatten(-1, shape).unbind(-3)
-        return Prediction(
-            logits=logits,
-            mu=mu,
-            log_sigma=log_sigma.clamp(-6, 3),
-            tiles=F.softplus(out[..., -2]),
-            end_logit=out[..., -1],
-        )
+        return read_heads(self.heads(hidden), self.config)
+
+    def members(self, hidden: Tensor) -> Prediction:
+        """Return `predict`: it has no members."""
+        return self.predict(hidden)

@@ -2,13 +2,47 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, fields
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+
+from wm_gym.artifact import check_sizes
 
 State = tuple[Tensor, ...]
 """A memory's state: tensors whose first dimension is the lane."""
+
+
+@dataclass(frozen=True)
+class MemoryConfig:
+    """Sizes that every memory has.
+
+    Attributes:
+        latent_size: length of z.
+        action_size: length of an action.
+        hidden_size: length of h.
+        mixtures: Gaussians per latent dimension.
+    """
+
+    latent_size: int = 32
+    action_size: int = 3
+    hidden_size: int = 256
+    mixtures: int = 5
+
+    def __post_init__(self) -> None:
+        check_sizes(self, *(field.name for field in fields(self)))
+
+    @property
+    def outputs(self) -> int:
+        """Length of what the heads give: logits, mu and log σ of the mixture, the tiles and the end."""
+        return 3 * self.latent_size * self.mixtures + 2
+
+    @property
+    def lane_size(self) -> int:
+        """Values that a step keeps and makes for a lane, heads aside: h and c of an LSTM."""
+        return 2 * self.hidden_size
 
 
 class Prediction(NamedTuple):
@@ -20,6 +54,7 @@ class Prediction(NamedTuple):
         log_sigma: log standard deviations of the components, ``(..., Z, K)``.
         tiles: expected number of tiles that the step visits, ``(...)``.
         end_logit: logit of the probability that the step ends in failure, ``(...)``.
+        disagreement: of an ensemble's members, ``(...)``; None of a lone memory.
     """
 
     logits: Tensor
@@ -27,6 +62,7 @@ class Prediction(NamedTuple):
     log_sigma: Tensor
     tiles: Tensor
     end_logit: Tensor
+    disagreement: Tensor | None = None
 
 
 class Memory(Protocol):
@@ -52,6 +88,23 @@ class Memory(Protocol):
         """Return the prediction that h_{t+1} makes of step t, for h of any leading shape."""
         ...
 
+    def members(self, hidden: Tensor) -> Prediction:
+        """Return what is trained: each member's own prediction ``(M, ...)``, or a lone memory's `predict`."""
+        ...
+
+
+def read_heads(out: Tensor, config: MemoryConfig) -> Prediction:
+    """Return the prediction that a memory's heads give as ``(..., outputs)``."""
+    shape = (3, config.latent_size, config.mixtures)
+    logits, mu, log_sigma = out[..., :-2].unflatten(-1, shape).unbind(-3)
+    return Prediction(
+        logits=logits,
+        mu=mu,
+        log_sigma=log_sigma.clamp(-6, 3),
+        tiles=F.softplus(out[..., -2]),
+        end_logit=out[..., -1],
+    )
+
 
 def select(state: State, lanes: Tensor) -> State:
     """Return the state of some lanes, given as indices or a boolean mask."""
@@ -71,6 +124,11 @@ def gather_component(values: Tensor, component: Tensor) -> Tensor:
 def mixture_mode(prediction: Prediction) -> Tensor:
     """Return the mean of the likeliest component of each latent dimension, ``(..., Z)``."""
     return gather_component(prediction.mu, prediction.logits.argmax(-1))
+
+
+def mixture_mean(prediction: Prediction) -> Tensor:
+    """Return the mean of each latent dimension's mixture, ``(..., Z)``."""
+    return (prediction.logits.softmax(-1) * prediction.mu).sum(-1)
 
 
 def mixture_spread(prediction: Prediction) -> Tensor:
