@@ -34,6 +34,7 @@ from training import collect, encode, train_controller, train_rnn, train_vae
 from training.pictures import save_figure
 from training.rollouts import Episode, episode_files
 from wm_gym.envs.fast_car_racing import FastCarRacing
+from wm_gym.models.mdn_rnn import MDNRNN
 from wm_gym.policies import ScriptedDriver
 from wm_gym.world_model import WorldModel
 
@@ -121,8 +122,10 @@ def pooled() -> Step:
 
 def products(model: WorldModel, lanes: int) -> Step:
     """Return the two matrix products of one step of M for so many lanes, and nothing else."""
-    hidden = model.config.memory.hidden_size
-    weights, heads = torch.cat([*model.memory.lstm.all_weights[0][:2]], dim=1), model.memory.heads.weight
+    memory = model.memory
+    assert isinstance(memory, MDNRNN)  # the bundled one
+    hidden = memory.config.hidden_size
+    weights, heads = torch.cat([*memory.lstm.all_weights[0][:2]], dim=1), memory.heads.weight
     inputs, h = torch.randn(lanes, weights.shape[1]), torch.randn(lanes, hidden)
 
     @torch.inference_mode()
@@ -133,9 +136,9 @@ def products(model: WorldModel, lanes: int) -> Step:
     return step
 
 
-def dreamt(lanes: int) -> Step:
+def dreamt(lanes: int, world_model: str = "car_racing") -> Step:
     """Return a step of the vectorised dream, with actions ready."""
-    envs = gym.make_vec("DreamCarRacing-v0", lanes)
+    envs = gym.make_vec("DreamCarRacing-v0", lanes, world_model=world_model)
     envs.reset(seed=0)
     actions = [envs.action_space.sample() for _ in range(2)]
     turn = iter(range(10**9))

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import make_world_model
+from conftest import MEMORIES, every_memory, make_world_model
 from safetensors.numpy import load_file, save_file
 from safetensors.torch import save_file as save_torch
 
@@ -26,8 +26,12 @@ def folder(world_model_folder: str, tmp_path: Path) -> Path:
     return Path(shutil.copytree(world_model_folder, tmp_path / "copy"))
 
 
-def test_a_world_model_comes_back_in_float16(world_model_folder):
-    saved, loaded = make_world_model(), WorldModel.load(world_model_folder)
+@pytest.mark.parametrize("kind", MEMORIES)
+def test_a_world_model_comes_back_in_float16(kind, tmp_path):
+    saved = make_world_model(kind)
+    saved.save(tmp_path / "model")
+    loaded = WorldModel.load(tmp_path / "model")
+    assert type(loaded.memory) is type(saved.memory)
     assert loaded.config == saved.config
     for module in ("vae", "memory"):
         expected, got = getattr(saved, module).state_dict(), getattr(loaded, module).state_dict()
@@ -47,6 +51,7 @@ def test_files_are_as_readable_as_the_umask_allows(tmp_path):
     assert {path.stat().st_mode & 0o777 for path in (tmp_path / "model").iterdir()} == {0o644}
 
 
+@every_memory
 def test_saving_what_was_loaded_changes_no_byte(world_model_folder, tmp_path):
     WorldModel.load(world_model_folder).save(tmp_path / "again")
     for path in Path(world_model_folder).iterdir():
@@ -133,6 +138,12 @@ SPOILED = {
     "three channels": (lambda f: edit_field(f, "vae", channels=[4, 4, 4]), "config.json.*four convolutions"),
     "a size in quotes": (lambda f: edit_field(f, "memory", hidden_size="256"), "config.json.*hidden_size"),
     "a huge size": (lambda f: edit_field(f, "memory", hidden_size=10**12), "config.json.*hidden_size"),
+    "an unknown memory": (lambda f: edit_field(f, "memory", kind="mamba"), "config.json.*'mamba'.*transformer"),
+    "a memory of no name": (lambda f: edit_field(f, "memory", kind=[]), r"config.json.*kind of memory \[\]"),
+    "another memory's weights": (
+        lambda f: edit_field(f, "memory", kind="ensemble", members=4),
+        r"memory.safetensors.*missing tensors \['gates",
+    ),
     "V and M of other sizes": (lambda f: edit_field(f, "vae", latent_size=16), "config.json.*16 latents.*32"),
     "a reward in quotes": (lambda f: edit_field(f, "reward", scale="3"), "config.json.*finite"),
     "no tiles": (lambda f: edit_field(f, "reward", lap_tiles=0), "config.json.*tiles"),
@@ -141,6 +152,34 @@ SPOILED = {
         "starts.safetensors.*fit",
     ),
 }
+
+
+def test_an_artifact_that_names_no_kind_of_memory_has_an_lstm(folder):
+    assert "kind" not in json.loads((folder / "config.json").read_text())["memory"]
+    weights = WorldModel.load(folder).memory.lstm.weight_hh_l0
+    edit_field(folder, "memory", kind="lstm")
+    assert torch.equal(WorldModel.load(folder).memory.lstm.weight_hh_l0, weights)
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "value", "message"),
+    [
+        ("transformer", "layers", 65, "at most 64"),
+        ("transformer", "attention_heads", 5, "width of 112.*5 attention_heads"),
+        ("transformer", "context", 33, "memory.safetensors.*recency.*shape"),
+        ("transformer", "context", 0, "context is 0"),
+        ("transformer", "kind", "ensemble", "field.*members"),
+        ("ensemble", "members", 1, "2 members or more"),
+        ("ensemble", "members", 3, "share h"),
+        ("ensemble", "members", 8, "memory.safetensors.*shape"),
+        ("ensemble", "members", 2.0, "members is 2.0"),
+    ],
+)
+def test_sizes_that_do_not_fit_the_kind_of_memory_are_refused(tmp_path, kind, size, value, message):
+    make_world_model(kind).save(tmp_path / "model")
+    edit_field(tmp_path / "model", "memory", **{size: value})
+    with pytest.raises(wm_gym.ArtifactError, match=message):
+        WorldModel.load(tmp_path / "model")
 
 
 @pytest.mark.parametrize("case", SPOILED)

@@ -13,7 +13,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from conftest import ALL_STARTS, EPISODE_STARTS, make_world_model
+from conftest import ALL_STARTS, EPISODE_STARTS, every_memory, make_world_model
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils.env_checker import check_env
 from gymnasium.wrappers import FlattenObservation, RecordEpisodeStatistics, RecordVideo, RescaleAction
@@ -93,12 +93,14 @@ def assert_warns_only_of(markers, check):
     assert [message for message in messages if not any(marker in message for marker in markers)] == []
 
 
+@every_memory
 @pytest.mark.parametrize("render_mode", [None, "rgb_array"])
 def test_passes_gymnasiums_check(make, render_mode):
     env = make(render_mode=render_mode)
     assert_warns_only_of(UNBOUNDED, lambda: check_env(env.unwrapped))
 
 
+@every_memory
 @pytest.mark.parametrize("render_mode", [None, "rgb_array"])
 def test_passes_sb3s_check(make, render_mode):
     env = make(render_mode=render_mode)
@@ -136,6 +138,7 @@ print(hashlib.sha256(np.stack(frames).tobytes()).hexdigest())
     assert run_python(code, world_model_folder) == sha256(np.stack(frames).tobytes()).hexdigest()
 
 
+@every_memory
 def test_spaces_are_those_of_the_real_task(env, world_model_folder):
     real = gym.make("LatentCarRacing-v0", world_model=world_model_folder)
     stock = gym.make("CarRacing-v3")
@@ -145,6 +148,7 @@ def test_spaces_are_those_of_the_real_task(env, world_model_folder):
     stock.close()
 
 
+@every_memory
 @pytest.mark.parametrize("change", ["to_json", "pickle"])
 def test_is_made_again_from_its_spec(make, change):
     env = make(temperature=1.3, sampling="mode", starts="any", max_episode_steps=9)
@@ -179,6 +183,7 @@ def test_wrong_arguments_are_named(world_model_folder, wrong):
 # --- determinism ---------------------------------------------------------------------------------------------------
 
 
+@every_memory
 @given(seed=st.integers(0, 2**31))
 @settings(deadline=None, max_examples=10)
 def test_same_seed_and_actions_give_the_same_dream_bit_for_bit(world_model_folder, seed):
@@ -293,6 +298,7 @@ def start_of(observation, world_model):
     return int(index)
 
 
+@every_memory
 @pytest.mark.parametrize("index", range(ALL_STARTS))
 def test_start_gives_the_latent_and_the_memory_of_its_window(env, world_model, index):
     observation, _ = env.reset(options={"start": index})
@@ -390,6 +396,7 @@ def test_a_wrong_seed_changes_nothing(make):
 # --- states --------------------------------------------------------------------------------------------------------
 
 
+@every_memory
 @given(seed=st.integers(0, 999), before=st.integers(0, 70), pickled=st.booleans())
 @settings(deadline=None, max_examples=15)
 def test_a_state_continues_as_the_original_did(world_model_folder, seed, before, pickled):
@@ -408,6 +415,7 @@ def test_a_state_continues_as_the_original_did(world_model_folder, seed, before,
         assert trace(branch, some_actions(40)) == original
 
 
+@every_memory
 def test_get_state_disturbs_nothing(make):
     one, other = make(), make()
     one.reset(seed=3)
@@ -420,6 +428,7 @@ def test_get_state_disturbs_nothing(make):
     assert watched == expected
 
 
+@every_memory
 def test_a_state_with_a_seed_has_another_future(env):
     env.reset(seed=0, options={"start": 12})
     state = env.unwrapped.get_state()
@@ -454,6 +463,7 @@ def test_a_resumed_episodes_time_limit_starts_afresh(make):
 # --- what a step dreams --------------------------------------------------------------------------------------------
 
 
+@every_memory
 def test_the_memory_takes_z_and_action_of_the_same_step(make, world_model):
     env = make(sampling="mode")
     actions = some_actions(20)
@@ -463,6 +473,7 @@ def test_the_memory_takes_z_and_action_of_the_same_step(make, world_model):
     np.testing.assert_allclose(observations[1:, Z:], hidden[0], atol=1e-5)
 
 
+@every_memory
 def test_mode_dreams_the_mean_of_the_likeliest_component(make, world_model):
     env = make(sampling="mode")
     env.reset(seed=0)
@@ -473,6 +484,7 @@ def test_mode_dreams_the_mean_of_the_likeliest_component(make, world_model):
         np.testing.assert_allclose(observation[:Z], prediction.mu.numpy()[np.arange(Z), likeliest], atol=1e-5)
 
 
+@every_memory
 def test_mode_is_deterministic_but_for_the_start(make):
     env = make(sampling="mode")
     dreams, starts = set(), set()
@@ -554,6 +566,7 @@ def test_a_failure_at_the_last_tile_is_a_failure(env):
     assert (reward, terminated, info) == (-100.0, True, {"lap_finished": False})
 
 
+@every_memory
 @given(temperature=st.floats(0.05, 5), seed=st.integers(0, 99), steps=st.integers(0, 60))
 @settings(deadline=None, max_examples=25)
 def test_temperature_changes_neither_reward_nor_end(world_model_folder, temperature, seed, steps):

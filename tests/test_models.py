@@ -11,8 +11,18 @@ from training.latents import LatentEpisode
 from training.train_rnn import Sequences, draw, losses
 from wm_gym.models import vae as v
 from wm_gym.models.controller import Controller, ControllerConfig
-from wm_gym.models.mdn_rnn import MDNRNN, MDNRNNConfig
+from wm_gym.models.ensemble import EnsembleConfig
+from wm_gym.models.kinds import make_memory
+from wm_gym.models.mdn_rnn import MDNRNNConfig
 from wm_gym.models.memory import Prediction, mixture_mode, mixture_nll, mixture_spread, put, sample_mixture, select
+from wm_gym.models.transformer import TransformerConfig
+
+MEMORIES = [MDNRNNConfig(), TransformerConfig(context=7), EnsembleConfig()]
+TOYS = [
+    MDNRNNConfig(1, 1, 16, 2),
+    TransformerConfig(1, 1, 16, 2, width=16, attention_heads=2, context=3),
+    EnsembleConfig(1, 1, 16, 2, members=2),
+]
 
 
 def random_prediction(*lead: int, latents: int = 32, mixtures: int = 5, seed: int = 0) -> Prediction:
@@ -98,7 +108,7 @@ def test_temperature_divides_logits_and_multiplies_variance(temperature):
     draws, generator = 200_000, torch.Generator().manual_seed(0)
     uniform, normal = torch.rand(draws, 1, generator=generator), torch.randn(draws, 1, generator=generator)
     z = sample_mixture(
-        Prediction(*(part.expand(draws, *part.shape) for part in prediction)), temperature, uniform, normal
+        Prediction(*(part.expand(draws, *part.shape) for part in prediction[:5])), temperature, uniform, normal
     )
 
     component = ((z + 2500) // 1000).long().flatten()
@@ -110,13 +120,14 @@ def test_temperature_divides_logits_and_multiplies_variance(temperature):
             assert spread.item() == pytest.approx(sigma[0, k].item() * temperature**0.5, rel=0.05)
 
 
+@pytest.mark.parametrize("config", MEMORIES, ids=lambda config: type(config).__name__)
 @given(seed=st.integers(0, 999), lanes=st.integers(1, 5), steps=st.integers(1, 20))
 @settings(deadline=None, max_examples=20)
-def test_step_and_unroll_agree(seed, lanes, steps):
+def test_step_and_unroll_agree(config, seed, lanes, steps):
     torch.manual_seed(seed)
-    memory = MDNRNN()
+    memory = make_memory(config)
     z, actions = torch.randn(lanes, steps, 32), torch.rand(lanes, steps, 3)
-    state = tuple(torch.randn(lanes, 256) for _ in range(2))
+    state = tuple(torch.randn_like(part) for part in memory.initial_state(lanes))
     with torch.no_grad():
         hidden, last = memory.unroll(z, actions, state)
         for t in range(steps):
@@ -126,8 +137,9 @@ def test_step_and_unroll_agree(seed, lanes, steps):
         assert torch.allclose(part, expected, atol=1e-5)
 
 
-def test_a_memory_begins_at_zero():
-    memory = MDNRNN()
+@pytest.mark.parametrize("config", MEMORIES, ids=lambda config: type(config).__name__)
+def test_a_memory_begins_at_zero(config):
+    memory = make_memory(config)
     assert all(not part.any() for part in memory.initial_state(3))
     assert memory.hidden(memory.initial_state(3)).shape == (3, 256)
 
@@ -167,10 +179,11 @@ def toy_episodes(rng: np.random.Generator, episodes: int, steps: int) -> list[La
     return drives
 
 
-def test_the_step_that_takes_an_action_is_the_one_that_pays_dreams_and_fails_for_it():
+@pytest.mark.parametrize("config", TOYS, ids=lambda config: type(config).__name__)
+def test_the_step_that_takes_an_action_is_the_one_that_pays_dreams_and_fails_for_it(config):
     torch.manual_seed(0)
     rng, noise = np.random.default_rng(0), torch.Generator().manual_seed(0)
-    memory = MDNRNN(MDNRNNConfig(latent_size=1, action_size=1, hidden_size=16, mixtures=2))
+    memory = make_memory(config)
     optimizer = torch.optim.Adam(memory.parameters(), lr=0.02)
     for _ in range(200):
         part = Sequences.of(toy_episodes(rng, 32, 12), torch.device("cpu"))

@@ -8,7 +8,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from conftest import make_world_model
+from conftest import MEMORIES, make_world_model
 
 from training import collect, encode, gradient, train_controller, train_rnn, train_vae
 from training.checkpoints import load_checkpoint, read_log
@@ -85,20 +85,20 @@ def noise(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def trained(drives, tmp_path_factory):
-    """The drives encoded, and a world model of posterior means trained on them."""
-    run = tmp_path_factory.mktemp("trained")
+def encoded(drives, tmp_path_factory):
+    """The drives encoded by a V that was trained on them."""
+    run = tmp_path_factory.mktemp("encoded")
     shutil.copytree(drives, run / "rollouts")
     train_vae.main(training(train_vae, run, run / "vae"))
     encode.main(encoding(run))
-    train_rnn.main(training(train_rnn, run, run / "rnn", latent="mean"))
     return run
 
 
-def test_an_untrained_memory_is_a_world_model_with_rare_ends(trained, tmp_path):
-    model = WorldModel.load(train_rnn.main(training(train_rnn, trained, tmp_path, epochs=0)))
+@pytest.mark.parametrize("kind", MEMORIES)
+def test_an_untrained_memory_is_a_world_model_with_rare_ends(kind, encoded, tmp_path):
+    model = WorldModel.load(train_rnn.main(training(train_rnn, encoded, tmp_path, epochs=0, memory=kind)))
     assert model.config.training["memory_epochs"] == 0
-    assert model.memory.heads.bias[-1].item() == train_rnn.RARE
+    assert (model.memory.heads.bias[..., -1] == train_rnn.RARE).all()
     h = torch.randn(100, model.memory.config.hidden_size)
     assert model.memory.predict(h).end_logit.sigmoid().max() < 0.01
 
@@ -171,14 +171,18 @@ def test_what_a_worker_raises_is_reported(own_drives):
 # --- V and M -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("stage", [train_vae, train_rnn], ids=["vae", "rnn"])
-def test_stopped_and_gone_on_with_it_gives_the_weights_of_one_run(stage, noise, tmp_path, monkeypatch):
-    stage.main(training(stage, noise, tmp_path / "straight", epochs=3))
+@pytest.mark.parametrize(
+    ("stage", "how"),
+    [(train_vae, {}), *((train_rnn, {"memory": kind}) for kind in MEMORIES)],
+    ids=["vae", *MEMORIES],
+)
+def test_stopped_and_gone_on_with_it_gives_the_weights_of_one_run(stage, how, noise, tmp_path, monkeypatch):
+    stage.main(training(stage, noise, tmp_path / "straight", epochs=3, **how))
     with monkeypatch.context() as patch:
         patch.setattr(stage, "append_log", Mock(side_effect=[None, KeyboardInterrupt]))  # the 2nd is just saved
         with pytest.raises(KeyboardInterrupt):
-            stage.main(training(stage, noise, tmp_path / "stopped", epochs=3))
-    stage.main(training(stage, noise, tmp_path / "stopped", epochs=3))
+            stage.main(training(stage, noise, tmp_path / "stopped", epochs=3, **how))
+    stage.main(training(stage, noise, tmp_path / "stopped", epochs=3, **how))
     assert [line["epoch"] for line in read_log(tmp_path / "stopped/log.jsonl")] == [3]
     assert read_log(tmp_path / "straight/log.jsonl")[2:] == read_log(tmp_path / "stopped/log.jsonl")
     straight, stopped = (load_checkpoint(tmp_path / run / "checkpoint.pt") for run in ("straight", "stopped"))
@@ -224,6 +228,12 @@ def test_a_checkpoint_of_other_sizes_or_another_stage_is_refused(stage, model, n
         stage.main(training(stage, noise, tmp_path / "other"))
 
 
+def test_a_checkpoint_of_another_memory_is_refused(noise, tmp_path):
+    train_rnn.main(training(train_rnn, noise, tmp_path))
+    with pytest.raises(RuntimeError, match="Missing key"):
+        train_rnn.main(training(train_rnn, noise, tmp_path, memory="ensemble"))
+
+
 def test_a_stage_names_the_one_that_must_run_before_it(noise, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"training\.collect"):
         train_vae.main(training(train_vae, tmp_path, tmp_path / "vae"))
@@ -255,12 +265,13 @@ def test_latents_of_another_v_are_refused_and_encoded_again(noise, tmp_path):
     train_rnn.main(training(train_rnn, run, run / "rnn"))
 
 
-def test_the_real_env_shows_the_z_and_h_that_training_saw(trained):
-    folder = trained / "rnn" / "world_model"
+@pytest.mark.parametrize("kind", MEMORIES)
+def test_the_real_env_shows_the_z_and_h_that_training_saw(kind, encoded, tmp_path):
+    folder = train_rnn.main(training(train_rnn, encoded, tmp_path, latent="mean", memory=kind))
     memory = WorldModel.from_pretrained(folder).memory
     env = gym.make("LatentCarRacing-v0", world_model=str(folder))
-    for path in episode_files(trained / "rollouts"):
-        episode, latents = Episode.load(path), LatentEpisode.load(trained / "latents" / path.name)
+    for path in episode_files(encoded / "rollouts"):
+        episode, latents = Episode.load(path), LatentEpisode.load(encoded / "latents" / path.name)
         observations, rewards = [env.reset(seed=episode.seed)[0]], []
         for action in episode.actions:
             observation, reward, *_ = env.step(action)
@@ -460,11 +471,12 @@ def test_the_policy_with_a_gradient_is_the_controller(rows):
     np.testing.assert_allclose(action.detach().numpy(), expected, atol=1e-5)
 
 
-def test_gradients_raise_what_dreams_pay(tmp_path):
-    model = make_world_model()
+@pytest.mark.parametrize("kind", MEMORIES)
+def test_gradients_raise_what_dreams_pay(kind, tmp_path):
+    model = make_world_model(kind)
     with torch.no_grad():  # a memory whose tiles depend strongly on what it remembers
-        model.memory.heads.weight[-2].normal_(0, 0.3, generator=torch.Generator().manual_seed(1))
-        model.memory.heads.bias[-1] = -20
+        model.memory.heads.weight[..., -2, :].normal_(0, 0.3, generator=torch.Generator().manual_seed(1))
+        model.memory.heads.bias[..., -1] = -20
     model.save(tmp_path / "model")
     config = ControllerConfig()
     args = gradient.Args(steps=30, walkers=16, acting=8, coasting=4, length=20, learning_rate=0.02)

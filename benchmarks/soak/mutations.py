@@ -22,9 +22,8 @@ import torch
 
 from benchmarks.soak.examine import LOADED, REFUSED, WRONG, Examiner, Verdict
 from benchmarks.soak.spoil import (
-    CONTROLLER,
-    MODEL,
-    POPULATION,
+    CONTROLLERS,
+    MODELS,
     STRANGE,
     SUBJECTS,
     Payload,
@@ -108,15 +107,18 @@ MUTATIONS: dict[str, Mutation] = {
     # config.json
     "a missing key": Mutation(lambda f, rng: edit_place(f, rng, lambda owner, key: owner.pop(key))),
     "a further key": Mutation(lambda f, rng: edit_config(f, lambda c: c.update(more=1)), LOADED),
-    "a further key inside": Mutation(
-        lambda f, rng: edit_config(f, lambda c: c["vae"].update(more=1)), REFUSED, (MODEL,)
-    ),
+    "a further key inside": Mutation(lambda f, rng: edit_config(f, lambda c: c["vae"].update(more=1)), REFUSED, MODELS),
     "a strange value": Mutation(
         lambda f, rng: edit_place(f, rng, lambda owner, key: owner.update({key: STRANGE[rng.integers(len(STRANGE))]})),
         None,
     ),
     "a huge size": Mutation(set_huge_size),
-    "impossible bounds": Mutation(set_bounds, REFUSED, (CONTROLLER, POPULATION)),
+    "impossible bounds": Mutation(set_bounds, REFUSED, CONTROLLERS),
+    "another memory": Mutation(
+        lambda f, rng: edit_config(f, lambda c: c["memory"].update(kind=["mamba", "LSTM", None, {}][rng.integers(4)])),
+        REFUSED,
+        MODELS,
+    ),
     "a newer format": Mutation(lambda f, rng: edit_config(f, lambda c: c.update(format_version=FORMAT_VERSION + 1))),
     "another kind": Mutation(lambda f, rng: edit_config(f, lambda c: c.update(kind="policy"))),
     "no training": Mutation(lambda f, rng: edit_config(f, lambda c: c.update(training=[["a", 1]]))),
@@ -163,33 +165,31 @@ MUTATIONS: dict[str, Mutation] = {
         lambda f, rng: (p := pick(f, rng, ".safetensors")).write_bytes(struct.pack("<Q", 1 << 63) + p.read_bytes()[8:])
     ),
     # whole models
-    "other sizes": Mutation(lambda f, rng: change_sizes(f, rng, latents=5, hidden=16, starts=9), LOADED, (MODEL,)),
-    "other actions": Mutation(
-        lambda f, rng: change_sizes(f, rng, actions=int(rng.choice([1, 2, 4]))), REFUSED, (MODEL,)
-    ),
+    "other sizes": Mutation(lambda f, rng: change_sizes(f, rng, latents=5, hidden=16, starts=9), LOADED, MODELS),
+    "other actions": Mutation(lambda f, rng: change_sizes(f, rng, actions=int(rng.choice([1, 2, 4]))), REFUSED, MODELS),
     # starts
-    "other starts": Mutation(lambda f, rng: stretch(f, rng, 50, 40), LOADED, (MODEL,)),
-    "millions of starts": Mutation(lambda f, rng: stretch(f, rng, 2_000_000, 1), REFUSED, (MODEL,)),
-    "windows of millions of steps": Mutation(lambda f, rng: stretch(f, rng, 2, 1_000_000), REFUSED, (MODEL,)),
+    "other starts": Mutation(lambda f, rng: stretch(f, rng, 50, 40), LOADED, MODELS),
+    "millions of starts": Mutation(lambda f, rng: stretch(f, rng, 2_000_000, 1), REFUSED, MODELS),
+    "windows of millions of steps": Mutation(lambda f, rng: stretch(f, rng, 2, 1_000_000), REFUSED, MODELS),
     "no start of an episode": Mutation(
-        lambda f, rng: edit_tensor(f, rng, lambda a: a.clip(1), "length"), REFUSED, (MODEL,)
+        lambda f, rng: edit_tensor(f, rng, lambda a: a.clip(1), "length"), REFUSED, MODELS
     ),
     "a length out of the window": Mutation(
         lambda f, rng: edit_tensor(f, rng, lambda a: poke(a, rng.choice([-1, 4, 2**62]), rng), "length"),
         REFUSED,
-        (MODEL,),
+        MODELS,
     ),
     "lengths of another type": Mutation(
-        lambda f, rng: edit_tensor(f, rng, lambda a: a.astype(rng.choice([*"bhi"])), "length"), LOADED, (MODEL,)
+        lambda f, rng: edit_tensor(f, rng, lambda a: a.astype(rng.choice([*"bhi"])), "length"), LOADED, MODELS
     ),
     "lengths that are floats": Mutation(
-        lambda f, rng: edit_tensor(f, rng, lambda a: a.astype(np.float32), "length"), REFUSED, (MODEL,)
+        lambda f, rng: edit_tensor(f, rng, lambda a: a.astype(np.float32), "length"), REFUSED, MODELS
     ),
     "latents that are integers": Mutation(
-        lambda f, rng: edit_tensor(f, rng, lambda a: a.astype(np.int8), "z"), REFUSED, (MODEL,)
+        lambda f, rng: edit_tensor(f, rng, lambda a: a.astype(np.int8), "z"), REFUSED, MODELS
     ),
     "tiles of no lap": Mutation(
-        lambda f, rng: edit_tensor(f, rng, lambda a: poke(a, rng.choice([-1, 400]), rng), "tiles"), REFUSED, (MODEL,)
+        lambda f, rng: edit_tensor(f, rng, lambda a: poke(a, rng.choice([-1, 400]), rng), "tiles"), REFUSED, MODELS
     ),
 }
 """By name."""
@@ -204,7 +204,7 @@ def use(job: tuple[str, str]) -> None:
     """
     torch.set_num_threads(1)  # none of them is worth more
     subject, folder = job
-    if subject != MODEL:
+    if subject in CONTROLLERS:
         controller = Controller.from_pretrained(folder)
         shape = (*controller.parameters.shape[:-1], controller.config.observation_size)
         for _ in range(2):

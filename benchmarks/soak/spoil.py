@@ -16,33 +16,50 @@ from safetensors.numpy import load_file, save_file
 
 from wm_gym.artifact import LARGEST
 from wm_gym.models.controller import Controller, ControllerConfig
-from wm_gym.models.mdn_rnn import MDNRNN, MDNRNNConfig
+from wm_gym.models.ensemble import EnsembleConfig
+from wm_gym.models.kinds import make_memory
+from wm_gym.models.mdn_rnn import MDNRNNConfig
+from wm_gym.models.transformer import TransformerConfig
 from wm_gym.models.vae import VAE, VAEConfig
 from wm_gym.world_model import Starts, WorldModel, WorldModelConfig
 
 Rng = np.random.Generator
-MODEL, CONTROLLER, POPULATION = SUBJECTS = ("world_model", "controller", "population")
+MODEL, TRANSFORMER, ENSEMBLE, CONTROLLER, POPULATION = SUBJECTS = (
+    "world_model",
+    "world_model of a Transformer",
+    "world_model of an ensemble",
+    "controller",
+    "population",
+)
+MODELS, CONTROLLERS = SUBJECTS[:3], SUBJECTS[3:]
 
 # --- valid ones ----------------------------------------------------------------------------------------------------
 
 
-def tiny_world_model(rng: Rng, latents: int = 3, hidden: int = 4, actions: int = 3, starts: int = 4) -> WorldModel:
+def tiny_world_model(
+    rng: Rng, latents: int = 3, hidden: int = 4, actions: int = 3, starts: int = 4, subject: str = MODEL
+) -> WorldModel:
     """Return a world model of random weights whose dreams may start in ``starts`` moments, half of them mid-drive."""
     torch.manual_seed(int(rng.integers(1 << 31)))
-    vae, memory = VAEConfig(latents, (2, 2, 2, 2)), MDNRNNConfig(latents, actions, hidden, 2)
+    vae, sizes = VAEConfig(latents, (2, 2, 2, 2)), (latents, actions, hidden, 2)
+    memory = {
+        MODEL: MDNRNNConfig(*sizes),
+        TRANSFORMER: TransformerConfig(*sizes, width=4, layers=2, attention_heads=2, context=3),
+        ENSEMBLE: EnsembleConfig(*sizes, members=2),
+    }[subject]
     moments = Starts(
         z=rng.standard_normal((starts, 4, latents)).astype(np.float32),
         actions=rng.uniform(0, 1, (starts, 3, actions)).astype(np.float32),
         length=np.arange(starts) % 2 * 3,
         tiles=np.arange(starts).astype(np.float32) % 2 * 20,
     )
-    return WorldModel(WorldModelConfig(vae=vae, memory=memory), VAE(vae), MDNRNN(memory), moments)
+    return WorldModel(WorldModelConfig(vae=vae, memory=memory), VAE(vae), make_memory(memory), moments)
 
 
 def write_valid(folder: Path, subject: str, rng: Rng) -> None:
     """Save a tiny artifact of random weights."""
-    if subject == MODEL:
-        tiny_world_model(rng).save(folder)
+    if subject in MODELS:
+        tiny_world_model(rng, subject=subject).save(folder)
     else:
         config = ControllerConfig(observation_size=7)
         members = () if subject == CONTROLLER else (5,)
@@ -148,7 +165,7 @@ def swap(folder: Path, rng: Rng) -> None:
 
 def nest(folder: Path, rng: Rng) -> None:
     """Put folders of the bundle's names into the folder."""
-    for kind in SUBJECTS:
+    for kind in (MODEL, CONTROLLER, POPULATION):
         (folder / kind).mkdir()
 
 
@@ -189,8 +206,8 @@ class Payload:
 
 
 def change_sizes(folder: Path, rng: Rng, **sizes: int) -> None:
-    """Put a whole world model of other sizes there."""
-    tiny_world_model(rng, **sizes).save(folder)
+    """Put a whole world model of other sizes, and of any memory, there."""
+    tiny_world_model(rng, **sizes, subject=MODELS[rng.integers(len(MODELS))]).save(folder)
 
 
 def stretch(folder: Path, rng: Rng, starts: int, steps: int) -> None:
@@ -214,6 +231,7 @@ STRANGE: tuple[Any, ...] = (None, *NUMBERS, "32", "\ud800", "x" * 10**5, [], [[]
 HUGE = (LARGEST, LARGEST + 1, 2**31, 10**12, 2**63, 10**400)
 """Sizes that no file beside the config has."""
 SIZES = {"latent_size", "action_size", "hidden_size", "mixtures", "observation_size"}
+SIZES |= {"width", "layers", "attention_heads", "context", "members"}
 
 
 def set_huge_size(folder: Path, rng: Rng) -> None:
