@@ -61,6 +61,12 @@ def test_losses_of_the_lstm_are_to_the_bit_those_without_members():
     assert all(map(torch.equal, *grads))
 
 
+@pytest.mark.parametrize("config", [sizes() for sizes, _ in KINDS.values()], ids=KINDS)
+def test_what_a_lane_takes_is_not_made_small(config):
+    state = make_memory(config).initial_state(1)
+    assert sum(part.numel() for part in state) <= config.lane_size  # an artifact's starts are refused by it
+
+
 # --- the Transformer -----------------------------------------------------------------------------------------------
 
 
