@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
+from glob import escape
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -37,12 +38,18 @@ def resolve(name: str | Path, kind: str) -> Path:
 
     Raises:
         ArtifactError: when there is no such folder.
+        TypeError: for anything but a string or a path.
     """
+    if not isinstance(name, (str, Path)):
+        raise TypeError(f"a {kind} is given as a bundled name or a folder, got {name!r}")
     bundled = PRETRAINED / str(name) / kind
-    folder = bundled if bundled.is_dir() else Path(name)
-    left = sorted(folder.parent.glob(f".{folder.name}.*.old")) if not folder.exists() else []
-    if left:  # a save was killed after it had put the old artifact aside
-        left[0].rename(folder)
+    try:
+        folder = bundled if bundled.is_dir() else Path(name)
+        left = sorted(folder.parent.glob(f".{escape(folder.name)}.*.old")) if not folder.exists() else []
+        if left:  # a save was killed after it had put the old artifact aside
+            left[0].rename(folder)
+    except OSError as error:  # no name that the file system takes
+        raise ArtifactError(f"{name}: no such {kind}: {error}") from error
     if not folder.is_dir():
         names = (
             sorted(path.name for path in PRETRAINED.iterdir() if (path / kind).is_dir()) if PRETRAINED.is_dir() else []

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wm_gym.actions import check_action
+from wm_gym.checks import check_options, check_order, check_render_mode
 from wm_gym.dream import Dream, DreamState
 from wm_gym.envs.rendering import Window, enlarge
 from wm_gym.world_model import WorldModel
@@ -85,7 +86,8 @@ class DreamCarRacing(gym.Env):
         self.observation_space = latent_space(self.dream.world_model.config.observation_size)
         self.action_space = action_space()
         self.render_mode = render_mode
-        self._running = False
+        self._running: bool | None = None  # None before the first reset
+        self._closed = False
         self._window: Window | None = None
 
     def reset(
@@ -94,9 +96,13 @@ class DreamCarRacing(gym.Env):
         """Begin a new dream; see "Starting State" for the options.
 
         Raises:
-            ValueError: for an unknown option, a start that does not exist, or both a start and a state.
+            TypeError: for options that are no dict.
+            ValueError: for an unknown option, a start that does not exist, a state that can't be, or both.
+            gymnasium.error.Error: for a seed that is no whole number from 0.
+            gymnasium.error.ClosedEnvironmentError: after `close`.
         """
-        start, state = check_options(options)
+        check_order(self._closed)
+        start, state = check_beginning(check_options(options, "start", "state"))
         if start is not None and np.ndim(start) != 0:
             raise ValueError(f"options['start'] must be one whole number, got {start!r}")
         lane, starts = np.array([0]), None if start is None else np.array([start])
@@ -117,11 +123,11 @@ class DreamCarRacing(gym.Env):
 
         Raises:
             ValueError: for an action outside the space; nothing has happened then.
-            RuntimeError: before `reset`, and after the end of an episode.
+            gymnasium.error.ResetNeeded: before `reset`, and after the end of an episode.
+            gymnasium.error.ClosedEnvironmentError: after `close`.
         """
         action = check_action(action, self.action_space)
-        if not self._running:
-            raise RuntimeError("call reset() before step(): no episode is running")
+        check_order(self._closed, bool(self._running))
         reward, failed, finished = self.dream.step(action[None])
         terminated = bool(failed[0] or finished[0])
         self._running = not terminated
@@ -131,7 +137,12 @@ class DreamCarRacing(gym.Env):
         return self.dream.observation[0], float(reward[0]), terminated, False, info
 
     def get_state(self) -> DreamState:
-        """Return the present moment, to continue from with ``reset(options={"state": ...})``."""
+        """Return the present moment, to continue from with ``reset(options={"state": ...})``.
+
+        Raises:
+            gymnasium.error.ResetNeeded: before the first `reset`.
+        """
+        check_order(False, self._running is not None)
         return self.dream.get_state()
 
     def render(self) -> npt.NDArray[np.uint8] | None:  # type: ignore[override]
@@ -147,32 +158,29 @@ class DreamCarRacing(gym.Env):
         return None
 
     def close(self) -> None:
-        """Close the window, if there is one."""
+        """End the use of this env, and close its window, if there is one."""
+        self._closed = True
         if self._window is not None:
             self._window.close()
             self._window = None
 
 
-def check_render_mode(render_mode: str | None, metadata: dict[str, Any]) -> None:
-    """Raise ValueError unless the env can render so."""
-    if render_mode is not None and render_mode not in metadata["render_modes"]:
-        raise ValueError(f"render_mode must be None or one of {metadata['render_modes']}, got {render_mode!r}")
-
-
-def check_options(options: dict[str, Any] | None) -> tuple[Any, DreamState | None]:
+def check_beginning(options: dict[str, Any]) -> tuple[Any, DreamState | None]:
     """Return the start and the state that the options of `reset` ask for.
 
     Raises:
-        ValueError: for an unknown option, another type, or both at once.
+        ValueError: for another type, or both at once.
     """
-    options = dict(options or {})
-    start, state = options.pop("start", None), options.pop("state", None)
-    if options:
-        raise ValueError(f"unknown reset options {sorted(options)}: expected 'start' or 'state'")
+    start, state = options["start"], options["state"]
     if start is not None and state is not None:
         raise ValueError("options 'start' and 'state' exclude each other")
-    if start is not None and np.asarray(start).dtype.kind not in "iu":
-        raise ValueError(f"options['start'] must hold whole numbers, got {start!r}")
+    if start is not None:
+        try:
+            whole = np.asarray(start).dtype.kind in "iu"
+        except (ValueError, TypeError, RuntimeError):  # ragged lists; tensors elsewhere or with a gradient
+            whole = False
+        if not whole:
+            raise ValueError(f"options['start'] must hold whole numbers, got {start!r}")
     if state is not None and not isinstance(state, DreamState):
         raise ValueError(f"options['state'] must come from get_state(), got {type(state).__name__}")
     return start, state
