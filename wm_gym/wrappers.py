@@ -63,9 +63,10 @@ class VAELatentObservation(gym.ObservationWrapper, gym.utils.RecordConstructorAr
             gymnasium.error.Error: for a seed that is no whole number from 0.
         """
         check_options(options)
-        if seed is not None:
-            self._rng, _ = seeding.np_random(seed)
-        return super().reset(seed=seed, options=options)
+        rng = self._rng if seed is None else seeding.np_random(seed)[0]
+        frame, info = self.env.reset(seed=seed, options=options)
+        self._rng = rng  # not before the env below took the call
+        return self.observation(frame), info
 
     @torch.inference_mode()
     def observation(self, observation: npt.NDArray[np.uint8]) -> Observation:
@@ -126,7 +127,6 @@ class RNNHiddenObservation(gym.Wrapper, gym.utils.RecordConstructorArgs):
         self._running = True
         return self._observation(), info
 
-    @torch.inference_mode()
     def step(self, action: Any) -> tuple[Observation, Any, bool, bool, dict[str, Any]]:
         """Step the env and advance the memory with the latent and the action that led there.
 
@@ -139,7 +139,9 @@ class RNNHiddenObservation(gym.Wrapper, gym.utils.RecordConstructorArgs):
         check_order(self._closed, bool(self._running))
         z, reward, terminated, truncated, info = self.env.step(action)
         inputs = torch.from_numpy(np.concatenate([self._z, action])).to(self.world_model.device).unsqueeze(0)
-        self._state = self.world_model.memory.step(inputs[:, : len(self._z)], inputs[:, len(self._z) :], self._state)
+        z_t, a_t = inputs[:, : len(self._z)], inputs[:, len(self._z) :]
+        with torch.inference_mode():
+            self._state = self.world_model.memory.step(z_t, a_t, self._state)
         self._z, self._running = z, not terminated
         return self._observation(), reward, terminated, truncated, info
 

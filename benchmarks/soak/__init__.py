@@ -1,0 +1,1 @@
+"""Do the envs hold? Wild users and long runs, with their figures."""
