@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: drive test format
+.PHONY: drive test soak format
 
 drive: .venv/installed
 	$(BIN)/python -m benchmarks.drive
@@ -11,6 +11,9 @@ test: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pytest -n 2
+
+soak: .venv/installed
+	$(BIN)/python -m benchmarks.soak
 
 format: .venv/installed
 	$(BIN)/ruff check --fix .

@@ -270,18 +270,18 @@ def test_a_bad_action_is_named_and_nothing_happens(make, bad, message):
 
 def test_step_before_reset_is_an_error(make):
     env = make().unwrapped
-    with pytest.raises(RuntimeError, match="reset"):
+    with pytest.raises(gym.error.ResetNeeded, match="reset"):
         env.step(COAST)
     with pytest.raises(ValueError, match="start"):
         env.reset(options={"start": ALL_STARTS})
-    with pytest.raises(RuntimeError, match="reset"):  # a reset that failed began nothing
+    with pytest.raises(gym.error.ResetNeeded, match="reset"):  # a reset that failed began nothing
         env.step(COAST)
 
 
 def test_step_after_the_end_is_an_error(env):
     drive_to_the_end(env, seed=0)
     before = stream(env)
-    with pytest.raises(RuntimeError, match="reset"):
+    with pytest.raises(gym.error.ResetNeeded, match="reset"):
         env.step(COAST)
     assert stream(env) == before
     env.reset()
@@ -549,7 +549,7 @@ def test_no_tile_is_paid_beyond_the_lap(make):
     _, reward, terminated, _, info = env.step(COAST)
     assert (terminated, info) == (True, {"lap_finished": True})
     assert reward == pytest.approx(0.25 * 1000 / 295 - 0.1, abs=1e-4)
-    with pytest.raises(RuntimeError):
+    with pytest.raises(gym.error.ResetNeeded):
         env.step(COAST)
 
 

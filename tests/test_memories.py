@@ -255,7 +255,7 @@ def test_an_episode_is_cut_where_members_disagree_beyond_the_limit(folder):
     first = next(i for i, doubt in enumerate(doubts) if doubt > limit)
     ends = [env.step(COAST)[2:4] for _ in range(first + 1)]
     assert ends == [(False, False)] * first + [(False, True)]
-    with pytest.raises(RuntimeError, match="reset"):
+    with pytest.raises(gym.error.ResetNeeded):
         env.step(COAST)
 
 
@@ -312,7 +312,8 @@ def test_only_an_ensemble_disagrees(tmp_path, kind, make):
         {"disagreement_penalty": -1.0},
         {"disagreement_penalty": float("nan")},
         {"disagreement_penalty": float("inf")},
-        {"disagreement_limit": 0.0},
+        {"disagreement_limit": -0.1},
+        {"disagreement_limit": "0.5"},
         {"disagreement_limit": float("nan")},
     ],
 )

@@ -22,7 +22,10 @@ def check_action(action: Any, space: gym.Space) -> npt.NDArray[np.float32]:
     """
     if not isinstance(space, gym.spaces.Box):
         raise ValueError(f"actions are checked against a Box, got {space}")
-    values = np.asarray(action)
+    try:
+        values = np.asarray(action)
+    except (ValueError, TypeError, RuntimeError) as error:  # ragged lists; tensors elsewhere or with a gradient
+        raise ValueError(f"expected an action that numpy can read, in {space}, got {action!r}: {error}") from error
     if values.dtype.kind not in "fiub":
         raise ValueError(f"expected an action of real numbers in {space}, got {action!r}")
     if values.shape != space.shape:

@@ -52,7 +52,10 @@ def resolve(name: str | Path, kind: str) -> Path:
 
     Raises:
         ArtifactError: when there is no such folder.
+        TypeError: for anything but a string or a path.
     """
+    if not isinstance(name, (str, Path)):
+        raise TypeError(f"a {kind} is given as a bundled name or a folder, got {name!r}")
     names = sorted(path.name for path in PRETRAINED.iterdir() if (path / kind).is_dir()) if PRETRAINED.is_dir() else []
     folder = PRETRAINED / str(name) / kind if str(name) in names else Path(name)
     try:
@@ -60,7 +63,7 @@ def resolve(name: str | Path, kind: str) -> Path:
             return put_aside(folder)
         if folder.is_dir():
             return folder
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: no name that a file can have
         raise ArtifactError(f"{name}: not readable: {error}") from error
     raise ArtifactError(f"{name}: no such {kind}: expected a folder or one of the bundled {names}")
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from wm_gym.checks import check_choice, check_count, check_number
 from wm_gym.models.ensemble import Ensemble
 from wm_gym.models.memory import State, mixture_mode, put, sample_mixture, select
 from wm_gym.world_model import WorldModel
@@ -22,6 +23,15 @@ NOISE_BLOCK = 32
 
 LAP_TOLERANCE = 1e-3
 """A lap is finished within this many tiles: the count is a float32 sum."""
+
+TEMPERATURES = (1e-3, 1e3)
+"""The least and the greatest τ: far beyond them, float32 sums are no numbers."""
+
+MOST_PENALTY = 1e6
+"""The greatest price of a disagreement."""
+
+STATE_LIMIT = 1e6
+"""The greatest size of a number in a state that a dream goes on from: the networks' sums over it stay finite."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +63,11 @@ class DreamState:
     def __len__(self) -> int:
         return len(self.rngs)
 
+    def arrays(self) -> dict[str, Tensor | npt.NDArray]:
+        """Return everything but the random streams, by name; the lane is each array's first dimension."""
+        memory = {f"memory[{i}]": part for i, part in enumerate(self.memory)}
+        return {"z": self.z, **memory, "tiles": self.tiles, "noise": self.noise, "cursor": self.cursor}
+
     def __getitem__(self, lanes: Sequence[int] | npt.NDArray[np.int64] | slice) -> DreamState:
         """Return a copy of some lanes' moments."""
         index = np.arange(len(self))[lanes]
@@ -73,12 +88,12 @@ class Dream:
     Args:
         world_model: V, M, starts and config.
         lanes: N.
-        temperature: τ of the mixture, > 0.
+        temperature: τ of the mixture, within `TEMPERATURES`.
         sampling: "sample" draws z from the mixture at τ and the end with its probability; "mode" takes the mean of the
             likeliest component, and ends where the probability exceeds 0.5.
         starts: "episode" starts as episodes start; "any" also in the middle of real drives.
-        disagreement_penalty: λ >= 0; each step pays λ · disagreement less.
-        disagreement_limit: a lane is in doubt at a step whose disagreement exceeds it, > 0; None for never.
+        disagreement_penalty: λ, from 0 to `MOST_PENALTY`; each step pays λ · disagreement less.
+        disagreement_limit: a lane is in doubt at a step whose disagreement exceeds it, from 0; None for never.
 
     Attributes:
         disagreement: of an ensemble's members about the last step, ``(N,)``; None of a lone memory, or before a step.
@@ -98,15 +113,11 @@ class Dream:
         disagreement_limit: float | None = None,
     ) -> None:
         self.set_sampling(temperature, sampling)
-        if starts not in STARTS:
-            raise ValueError(f"starts must be one of {STARTS}, got {starts!r}")
-        if lanes < 1:
-            raise ValueError(f"a dream needs at least 1 lane, got {lanes}")
+        check_choice("starts", starts, STARTS)
+        check_count("lanes of a dream", lanes)
         limit = np.inf if disagreement_limit is None else disagreement_limit
-        if not 0 <= disagreement_penalty < np.inf:
-            raise ValueError(f"disagreement_penalty must be a finite number from 0, got {disagreement_penalty}")
-        if not limit > 0:
-            raise ValueError(f"disagreement_limit must be a number above 0, or None, got {disagreement_limit}")
+        check_number("disagreement_penalty", disagreement_penalty, 0, MOST_PENALTY)
+        check_number("disagreement_limit", limit, 0, np.inf)
         if (disagreement_penalty or limit < np.inf) and not isinstance(world_model.memory, Ensemble):
             raise ValueError(
                 "disagreement_penalty and disagreement_limit need a world model whose memory is an ensemble, "
@@ -130,10 +141,8 @@ class Dream:
 
     def set_sampling(self, temperature: float, sampling: str) -> None:
         """Choose how z and the end are drawn from the next step on; ValueError as for the constructor's arguments."""
-        if not (np.isfinite(temperature) and temperature > 0):
-            raise ValueError(f"temperature must be a finite number above 0, got {temperature}")
-        if sampling not in SAMPLING:
-            raise ValueError(f"sampling must be one of {SAMPLING}, got {sampling!r}")
+        check_number("temperature", temperature, *TEMPERATURES)
+        check_choice("sampling", sampling, SAMPLING)
         self.temperature, self.sampling = float(temperature), sampling
 
     @property
@@ -197,15 +206,27 @@ class Dream:
         """Raise the ValueError that `reset` would raise for these arguments, and change nothing."""
         if start is not None and not ((start >= 0) & (start < len(self.world_model.starts))).all():
             raise ValueError(f"starts go from 0 to {len(self.world_model.starts) - 1}, got {start.tolist()}")
-        if state is not None and len(state) != len(lanes):
-            raise ValueError(f"expected a state of {len(lanes)} lanes, got one of {len(state)}")
         if state is not None:
-            expected, got = (
-                [tuple(part.shape[1:]) for part in (z, *memory)]
-                for z, memory in ((self.z, self.memory_state), (state.z, state.memory))
-            )
-            if got != expected:
-                raise ValueError(f"expected a state of latents and memory of shapes {expected}, got {got}")
+            self.check_state(state)
+            if len(state) != len(lanes):
+                raise ValueError(f"expected a state of {len(lanes)} lanes, got one of {len(state)}")
+
+    def check_state(self, state: DreamState) -> None:
+        """Raise ValueError unless a state of any number of lanes could be moments of this world model's dreams."""
+        if not isinstance(state.rngs, list) or not all(isinstance(rng, np.random.Generator) for rng in state.rngs):
+            raise ValueError(f"state.rngs must be a list of numpy's random generators, got {state.rngs!r}")
+        if not isinstance(state.memory, tuple) or len(state.memory) != len(self.memory_state):
+            raise ValueError(f"state.memory must be a tuple of {len(self.memory_state)} tensors, got {state.memory!r}")
+        greatest = {"tiles": self.reward.lap_tiles + LAP_TOLERANCE, "cursor": NOISE_BLOCK}
+        theirs = state.arrays()
+        for name, mine in self._present().arrays().items():
+            its, shape, most = theirs[name], (len(state), *mine.shape[1:]), greatest.get(name, STATE_LIMIT)
+            least = 0 if name in greatest else -most
+            if not isinstance(its, type(mine)) or its.dtype != mine.dtype or tuple(its.shape) != shape:
+                got = f"{its.dtype} {tuple(its.shape)}" if isinstance(its, (Tensor, np.ndarray)) else repr(its)
+                raise ValueError(f"state.{name} must be a {type(mine).__name__}, {mine.dtype} {shape}, got {got}")
+            if not ((its >= least) & (its <= most)).all():  # NaN is not
+                raise ValueError(f"state.{name} must hold numbers from {least:g} to {most:g}, got {its}")
 
     @torch.inference_mode()
     def step(
@@ -245,13 +266,15 @@ class Dream:
 
     def get_state(self, lanes: Sequence[int] | slice = slice(None)) -> DreamState:
         """Return a copy of some lanes' present moments."""
-        present = DreamState(self.z, self.memory_state, self.tiles, self.rngs, self.noise, self.cursor)
-        return present[lanes]
+        return self._present()[lanes]
 
     @torch.inference_mode()
     def frames(self, lanes: Sequence[int] | slice = slice(None)) -> npt.NDArray[np.uint8]:
         """Decode the present latents of some lanes to frames, uint8 ``(n, 64, 64, 3)``."""
         return (self.world_model.vae.decode(self.z[lanes]) * 255).round().to(torch.uint8).cpu().numpy()
+
+    def _present(self) -> DreamState:
+        return DreamState(self.z, self.memory_state, self.tiles, self.rngs, self.noise, self.cursor)
 
     def _draw(self, running: npt.NDArray[np.bool_] | None) -> npt.NDArray[np.float32]:
         """Return the next row of noise of each running lane, ``(N, 2 Z + 1)``; other rows mean nothing."""

@@ -210,8 +210,14 @@ class WorldModel:
 
         Raises:
             wm_gym.ArtifactError: for whatever is wrong with it, naming the file.
+            TypeError: for a name that is neither a string nor a path.
+            ValueError: for a device that torch can't use here.
         """
         folder = artifact.resolve(name, "world_model").resolve()
+        try:
+            torch.zeros(1, device=str(device)).cpu()
+        except (AssertionError, RuntimeError) as error:  # torch's two ways to say no
+            raise ValueError(f"device must be one that torch can use here, such as 'cpu', got {device!r}") from error
         return _load_once(folder, artifact.stamp(folder), str(device))
 
 

@@ -10,8 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from gymnasium.spaces import Box
+from gymnasium.utils import seeding
 
 from wm_gym.actions import check_action
+from wm_gym.checks import check_options, check_order
 from wm_gym.dream import DreamState
 from wm_gym.frames import encoder_input
 from wm_gym.models.vae import sample_latent
@@ -54,10 +56,17 @@ class VAELatentObservation(gym.ObservationWrapper, gym.utils.RecordConstructorAr
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        """Reset the env and, with a seed, the stream that samples z."""
-        if seed is not None:
-            self._rng = np.random.default_rng(seed)
-        return super().reset(seed=seed, options=options)
+        """Reset the env and, with a seed, the stream that samples z.
+
+        Raises:
+            TypeError: for options that are no dict.
+            gymnasium.error.Error: for a seed that is no whole number from 0.
+        """
+        check_options(options)
+        rng = self._rng if seed is None else seeding.np_random(seed)[0]
+        frame, info = self.env.reset(seed=seed, options=options)
+        self._rng = rng  # not before the env below took the call
+        return self.observation(frame), info
 
     @torch.inference_mode()
     def observation(self, observation: npt.NDArray[np.uint8]) -> Observation:
@@ -101,39 +110,60 @@ class RNNHiddenObservation(gym.Wrapper, gym.utils.RecordConstructorArgs):
         self.observation_space = latent_space(config.latent_size + config.hidden_size)
         self._z = np.zeros(config.latent_size, np.float32)
         self._state = self.world_model.memory.initial_state(1)
+        self._running: bool | None = None  # None before the first reset
+        self._closed = False
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        """Reset the env and forget everything: h = 0."""
+        """Reset the env and forget everything: h = 0.
+
+        Raises:
+            gymnasium.error.ClosedEnvironmentError: after `close`.
+        """
+        check_order(self._closed)
         self._z, info = self.env.reset(seed=seed, options=options)
         self._state = self.world_model.memory.initial_state(1)
+        self._running = True
         return self._observation(), info
 
-    @torch.inference_mode()
     def step(self, action: Any) -> tuple[Observation, Any, bool, bool, dict[str, Any]]:
         """Step the env and advance the memory with the latent and the action that led there.
 
         Raises:
             ValueError: for an action outside the space; nothing has happened then.
+            gymnasium.error.ResetNeeded: before `reset`, and after the end of an episode.
+            gymnasium.error.ClosedEnvironmentError: after `close`.
         """
         action = check_action(action, self.action_space)
+        check_order(self._closed, bool(self._running))
         z, reward, terminated, truncated, info = self.env.step(action)
         inputs = torch.from_numpy(np.concatenate([self._z, action])).to(self.world_model.device).unsqueeze(0)
-        self._state = self.world_model.memory.step(inputs[:, : len(self._z)], inputs[:, len(self._z) :], self._state)
-        self._z = z
+        z_t, a_t = inputs[:, : len(self._z)], inputs[:, len(self._z) :]
+        with torch.inference_mode():
+            self._state = self.world_model.memory.step(z_t, a_t, self._state)
+        self._z, self._running = z, not terminated
         return self._observation(), reward, terminated, truncated, info
 
     def get_state(self) -> DreamState:
         """Return the present real moment as a state to dream on from: ``dream.reset(options={"state": ...})``.
 
         Its random stream is new; give ``reset`` a seed for a dream that repeats.
+
+        Raises:
+            gymnasium.error.ResetNeeded: before the first `reset`.
         """
+        check_order(False, self._running is not None)
         car_racing: Any = self.unwrapped
         progress = car_racing.tile_visited_count / len(car_racing.track)
         z = torch.from_numpy(self._z).to(self.world_model.device).unsqueeze(0)
         tiles = progress * self.world_model.config.reward.lap_tiles
         return DreamState.of(z, self._state, tiles, np.random.default_rng())
+
+    def close(self) -> None:
+        """End the use of this env, and close the one below."""
+        self._closed = True
+        super().close()
 
     def _observation(self) -> Observation:
         return np.concatenate([self._z, self.world_model.memory.hidden(self._state)[0].cpu().numpy()])

@@ -19,6 +19,7 @@ import tyro
 
 from benchmarks.report import RESULTS, machine, write_report
 from benchmarks.soak import kills, mutations, steps, users
+from training.files import leaves
 
 PARTS: dict[str, Callable[[int], dict[str, Any]]] = {
     "kills": lambda seed: kills.run(kills=30, inside=30, seed=seed),
@@ -26,6 +27,9 @@ PARTS: dict[str, Callable[[int], dict[str, Any]]] = {
     "users": lambda seed: users.run(12_000, seed),
     "steps": lambda seed: steps.run(10_000_000, 1000, seed),
 }
+
+WRONG = ("lost", "different", "left", "wrong", "not_finite", "out_of_bounds", "outside_the_space")
+"""Figures that must be empty or zero."""
 
 
 @dataclass
@@ -53,11 +57,7 @@ def main(args: Args) -> list[str]:
         figures[name] = PARTS[name](args.seed) | {"seed": args.seed, "machine": machine()}
         write_report(args.out, {"command": "python -m benchmarks.soak", "parts": figures})
         print(name, {key: value for key, value in figures[name].items() if not isinstance(value, dict)})
-    return [f"{name}: {key} {part[key]}" for name, part in figures.items() for key in WRONG if part.get(key)]
-
-
-WRONG = ("lost", "different", "left", "wrong")
-"""Figures that must be empty."""
+    return [f"{name} {value}" for name, value in leaves(figures) if name.split(".")[-1] in WRONG and value]
 
 
 if __name__ == "__main__":

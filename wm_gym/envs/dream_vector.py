@@ -8,13 +8,15 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
+from gymnasium.error import ResetNeeded
 from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from wm_gym.actions import check_action
+from wm_gym.checks import check_count, check_options, check_order, check_render_mode
 from wm_gym.dream import Dream, DreamState
-from wm_gym.envs.dream import FPS, action_space, check_options, check_render_mode, dreamt_model
+from wm_gym.envs.dream import FPS, action_space, check_beginning, dreamt_model
 from wm_gym.envs.rendering import enlarge
 from wm_gym.wrappers import latent_space
 
@@ -63,16 +65,19 @@ class DreamCarRacingVector(VectorEnv):
         disagreement_limit: float | None = None,
     ) -> None:
         check_render_mode(render_mode, self.metadata)
-        if max_episode_steps < 1 and max_episode_steps != -1:
-            raise ValueError(f"max_episode_steps must be at least 1, or -1 for no limit, got {max_episode_steps}")
-        if isinstance(autoreset_mode, str) and autoreset_mode in AutoresetMode.__members__:
-            autoreset_mode = AutoresetMode[autoreset_mode]
-        self.autoreset_mode = AutoresetMode(autoreset_mode)
+        check_count("num_envs", num_envs)
+        unlimited = isinstance(max_episode_steps, (int, np.integer)) and max_episode_steps == -1
+        if not unlimited:
+            check_count("max_episode_steps, if not -1 for no limit,", max_episode_steps)
+        modes = {name: mode for mode in AutoresetMode for name in (mode, mode.name, mode.value)}
+        if not isinstance(autoreset_mode, (str, AutoresetMode)) or autoreset_mode not in modes:
+            raise ValueError(f"autoreset_mode must be one of {list(AutoresetMode.__members__)}, got {autoreset_mode!r}")
+        self.autoreset_mode = modes[autoreset_mode]
         self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}
         model = dreamt_model(world_model, device)
         self.dream = Dream(model, num_envs, temperature, sampling, starts, disagreement_penalty, disagreement_limit)
         self.num_envs, self.render_mode = num_envs, render_mode
-        self.max_episode_steps = np.inf if max_episode_steps == -1 else max_episode_steps
+        self.max_episode_steps = np.inf if unlimited else max_episode_steps
         self.single_observation_space = latent_space(self.dream.world_model.config.observation_size)
         self.single_action_space = action_space()
         self.observation_space = batch_space(self.single_observation_space, num_envs)
@@ -92,18 +97,21 @@ class DreamCarRacingVector(VectorEnv):
         """Begin new dreams in all lanes or in those of the mask.
 
         Raises:
-            TypeError: for a mask that is no boolean array.
+            TypeError: for options that are no dict, and a mask that is no boolean array.
             ValueError: for seeds, a mask, starts or a state that do not fit the lanes; nothing has changed then.
+            gymnasium.error.ClosedEnvironmentError: after `close`.
         """
-        options = dict(options or {})
-        mask = self._check_mask(options.pop("reset_mask", None))
-        start, state = check_options(options)
+        check_order(self.closed)
+        options = check_options(options, "start", "state", "reset_mask")
+        mask = self._check_mask(options["reset_mask"])
+        start, state = check_beginning(options)
         lanes = np.flatnonzero(mask)
         if start is not None:
             if np.ndim(start) > 0 and np.shape(start) != (self.num_envs,):
                 raise ValueError(f"options['start'] must be one index or ({self.num_envs},), got {np.shape(start)}")
             start = np.broadcast_to(start, self.num_envs)[lanes]
         if state is not None:
+            self.dream.check_state(state)
             if len(state) not in (1, self.num_envs):
                 raise ValueError(f"options['state'] must have 1 or {self.num_envs} lanes, got {len(state)}")
             state = state[np.zeros_like(lanes) if len(state) == 1 else lanes]
@@ -117,14 +125,17 @@ class DreamCarRacingVector(VectorEnv):
 
         Raises:
             ValueError: for an action outside the space; nothing has happened then.
-            RuntimeError: before every lane's first `reset`, and with autoreset disabled while a lane is over.
+            gymnasium.error.ResetNeeded: before every lane's first `reset`, and with autoreset disabled while a lane is
+                over.
+            gymnasium.error.ClosedEnvironmentError: after `close`.
         """
         actions = check_action(actions, self.action_space)
+        check_order(self.closed)
         if not self._begun.all():
-            raise RuntimeError(f"call reset() before step(): lanes {np.flatnonzero(~self._begun).tolist()} never began")
+            raise ResetNeeded(f"call reset() before step(): lanes {np.flatnonzero(~self._begun).tolist()} never began")
         resetting = self._over
         if self.autoreset_mode == AutoresetMode.DISABLED and resetting.any():
-            raise RuntimeError(
+            raise ResetNeeded(
                 f"the episodes of lanes {np.flatnonzero(resetting).tolist()} are over: "
                 'reset them with reset(options={"reset_mask": mask}) before the next step'
             )
@@ -161,7 +172,12 @@ class DreamCarRacingVector(VectorEnv):
         return observation, reward, terminated, truncated, infos
 
     def get_state(self) -> DreamState:
-        """Return the present moments of all lanes, to continue from with ``reset(options={"state": ...})``."""
+        """Return the present moments of all lanes, to continue from with ``reset(options={"state": ...})``.
+
+        Raises:
+            gymnasium.error.ResetNeeded: before every lane's first `reset`.
+        """
+        check_order(False, bool(self._begun.all()))
         return self.dream.get_state()
 
     def render(self) -> tuple[npt.NDArray[np.uint8], ...] | None:  # type: ignore[override]
@@ -192,7 +208,12 @@ class DreamCarRacingVector(VectorEnv):
         """Return the new random stream of some lanes; None where a lane keeps its own."""
         if seed is None:
             return None
-        seeds = [seed + lane for lane in range(self.num_envs)] if isinstance(seed, (int, np.integer)) else list(seed)
+        if isinstance(seed, (int, np.integer)):
+            seeds: list[Any] = [int(seed) + lane for lane in range(self.num_envs)]
+        elif isinstance(seed, Sequence) or (isinstance(seed, np.ndarray) and seed.ndim):
+            seeds = list(seed)
+        else:
+            raise ValueError(f"expected one seed or a list of {self.num_envs}, got {seed!r}")
         if len(seeds) != self.num_envs:
             raise ValueError(f"expected {self.num_envs} seeds, one a lane, got {len(seeds)}")
         if not all(value is None or (isinstance(value, (int, np.integer)) and value >= 0) for value in seeds):

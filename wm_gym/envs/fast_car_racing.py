@@ -12,6 +12,8 @@ from pygame import gfxdraw
 from pygame.math import Vector2
 from pygame.surfarray import pixels2d
 
+from wm_gym.checks import check_options
+
 PANEL = pygame.Rect(0, WINDOW_H - WINDOW_H // 8, WINDOW_W, WINDOW_H // 8)  # gauges and score, opaque
 VIEW = pygame.Rect(0, PANEL.height, WINDOW_W, PANEL.top)  # what they leave of the world, which is drawn upside down
 SEEN = VIEW.inflate(4, 4)  # antialiasing and rounding reach less than two pixels beyond a polygon's corners
@@ -50,8 +52,12 @@ class FastCarRacing(CarRacing):
         """Start an episode as CarRacing does.
 
         Raises:
+            ValueError: for an option "randomize" that is neither True nor False; nothing has happened then.
             RuntimeError: if the installed gymnasium and pygame draw another frame than this class.
         """
+        randomize = check_options(options).get("randomize", True)
+        if not isinstance(randomize, (bool, np.bool_)):
+            raise ValueError(f"options['randomize'] must be True or False, got {randomize!r}")
         frame, info = super().reset(seed=seed, options=options)
         if not np.array_equal(frame, super()._render("state_pixels")):
             raise RuntimeError("this gymnasium or pygame draws another frame than FastCarRacing; use CarRacing instead")

@@ -7,6 +7,7 @@ from typing import Any
 import gymnasium as gym
 from gymnasium.envs.box2d.car_racing import CarRacing
 
+from wm_gym.checks import check_number, check_render_mode
 from wm_gym.envs.fast_car_racing import FastCarRacing
 from wm_gym.wrappers import RNNHiddenObservation, VAELatentObservation
 
@@ -51,6 +52,9 @@ def LatentCarRacing(
     ## Version History
     * v0: CarRacing-v3 of gymnasium 1.x.
     """
+    check_render_mode(render_mode, CarRacing.metadata)
+    # CarRacing reads it in the middle of a step
+    check_number("lap_complete_percent", kwargs.get("lap_complete_percent", 0.95), 0, 1)
     car_racing = FastCarRacing if fast else CarRacing
     env = car_racing(render_mode=render_mode, **kwargs)
     return RNNHiddenObservation(VAELatentObservation(env, world_model, device), device=device)
