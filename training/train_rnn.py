@@ -3,8 +3,7 @@
     python -m training.train_rnn --latents runs/mine/latents --out runs/mine/rnn --epochs 60
 
 Sequences are trained from their first frame, h = 0, in chunks that hand the state on (truncated backpropagation through
-time), so that M sees the hidden states that it will meet in use. A Transformer is handed the keys and values of the
-chunk before (Dai et al. 2019); of an ensemble each member learns from its own errors.
+time), so that M sees the hidden states that it will meet in use. A Transformer's are its last keys and values.
 """
 
 from __future__ import annotations
@@ -92,12 +91,7 @@ class Args:
     @property
     def sizes(self) -> MemoryConfig:
         """Sizes of the chosen memory."""
-        sizes: dict[Kind, MemoryConfig] = {
-            "lstm": self.model,
-            "transformer": self.transformer,
-            "ensemble": self.ensemble,
-        }
-        return sizes[self.memory]
+        return {"lstm": self.model, "transformer": self.transformer, "ensemble": self.ensemble}[self.memory]
 
 
 @dataclass(frozen=True)
@@ -142,20 +136,19 @@ class Sequences:
 def losses(memory: Memory, z: Tensor, part: Sequences, steps: slice, state: State) -> tuple[Tensor, State]:
     """Return the mean losses (nats of z, of the tiles, of the end), ``(3,)``, of some steps, and the state after them.
 
-    h_{t+1}, made of (z_t, a_t, h_t), is held against z_{t+1}, and the tiles and the end of step t. Of an ensemble it is
-    the mean of the members' own losses.
+    h_{t+1}, made of (z_t, a_t, h_t), is held against z_{t+1}, and the tiles and the end of step t, of an ensemble for
+    each member alone.
     """
     hidden, state = memory.unroll(z[:, steps], part.actions[:, steps], state)
     prediction = memory.members(hidden)  # parts (B, T, ...), or (M, B, T, ...)
     following = z[:, steps.start + 1 : steps.stop + 1]
     tiles, failed, valid = part.tiles[:, steps], part.failed[:, steps], part.valid[:, steps]
+    end_logit, failed = torch.broadcast_tensors(prediction.end_logit, failed)
     each = torch.stack(
         [
             mixture_nll(prediction, following),
             F.poisson_nll_loss(prediction.tiles, tiles, log_input=False, reduction="none"),
-            F.binary_cross_entropy_with_logits(
-                prediction.end_logit, failed.expand_as(prediction.end_logit), reduction="none"
-            ),
+            F.binary_cross_entropy_with_logits(end_logit, failed, reduction="none"),
         ]
     )
     means = (each * valid).sum((-2, -1)) / valid.sum().clamp_min(1)
