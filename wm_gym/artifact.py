@@ -69,7 +69,7 @@ def resolve(name: str | Path, kind: str) -> Path:
             shared = not (folder / "config.json").exists() and inner.is_dir() and not inner.is_symlink()
             return inner if shared else folder
     except (OSError, ValueError) as error:  # ValueError: no name that a file can have
-        raise ArtifactError(f"{name}: not readable: {error}") from error
+        raise ArtifactError(f"no such {kind}: {name}: not readable: {error}") from error
     if hub.is_remote(name):
         return hub.download(str(name), kind)
     raise ArtifactError(f"{name}: no such {kind}: expected a folder, one of the bundled {names} or user/name")
