@@ -23,9 +23,9 @@ class Args:
     """What to watch."""
 
     controller: str = "car_racing"
-    """bundled name or folder"""
+    """bundled name, folder, or user/name on the Hugging Face Hub"""
     world_model: str = "car_racing"
-    """bundled name or folder"""
+    """bundled name, folder, or user/name on the Hugging Face Hub"""
     tracks: int = 3
     """real validation tracks, and dreams"""
     steps: int = 1000

@@ -77,8 +77,9 @@ def train(kind: Kind, seed: int, args: Args, episodes: Sequence[LatentEpisode], 
     The time of reading latents and writing artifacts, that of no epoch, does not count.
     """
     rnn = replace(args.rnn, latents=args.latents, memory=kind, seed=seed)
-    idle, one = (seconds(train_rnn.main, replace(rnn, out=run / f"{n} epochs", epochs=n)) for n in (0, 1))
-    epochs = max(1, round(args.seconds / max(one - idle, 1e-3)))
+    # the first run warms up
+    _, idle, two = (seconds(train_rnn.main, replace(rnn, out=run / f"{n} epochs", epochs=n)) for n in (1, 0, 2))
+    epochs = max(1, round(args.seconds / max((two - idle) / 2, 1e-3)))
     spent = seconds(train_rnn.main, replace(rnn, out=run / "rnn", epochs=epochs)) - idle
     steps = sum(len(episode.actions) for i, episode in enumerate(episodes) if i % rnn.held_out)
     return {"epochs": epochs, "seconds": spent, "training_steps_per_second": epochs * steps / spent}

@@ -36,7 +36,7 @@ class Args:
     """What to measure."""
 
     world_model: str = "car_racing"
-    """bundled name or folder"""
+    """bundled name, folder, or user/name on the Hugging Face Hub"""
     out: Path = RESULTS / "reconstruction.json"
     """JSON file; the picture goes beside it"""
 
@@ -86,9 +86,10 @@ def main(args: Args) -> None:
         "squared_error_off_road": float(error[~on_road].mean()),
         "kl": float(kl.sum()),
         "kl_by_latent": sorted(kl.tolist(), reverse=True),
+        "training": model.config.training,
     }
     write_report(args.out, content)
-    print({key: value for key, value in content.items() if key != "kl_by_latent"})
+    print({key: value for key, value in content.items() if key not in ("kl_by_latent", "training")})
     save_figure(reconstructions(model, frames), args.out.with_suffix(".png"))
 
 

@@ -29,7 +29,7 @@ class Args:
     """What to evolve."""
 
     world_model: str = "car_racing"
-    """bundled name or folder"""
+    """bundled name, folder, or user/name on the Hugging Face Hub"""
     minutes: float = 15.0
     """time to evolve"""
     temperature: float = 2.0

@@ -31,7 +31,7 @@ class Args:
     """as wm_gym.load_policy takes it: a bundled name, "random", a controller's folder, a Stable-Baselines3 zip (which
     holds pickles, and they can run any code: only from whom you trust)"""
     world_model: str = "car_racing"
-    """bundled name or folder: what the policy sees, and the dream it is scored in"""
+    """bundled name, folder, or user/name on the Hugging Face Hub: what the policy sees, and the dream that scores it"""
     further: bool = False
     """drive 100 further tracks instead, on which no score was reported; the default JSON file is another then"""
     out: Path | None = None

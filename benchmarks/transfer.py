@@ -58,7 +58,7 @@ class Args:
     """What to compare."""
 
     world_model: str = "car_racing"
-    """bundled name or folder"""
+    """bundled name, folder, or user/name on the Hugging Face Hub"""
     policies: tuple[str, ...] = ()
     """controllers' folders and Stable-Baselines3 zips (they hold pickles, which can run any code: only from whom you
     trust); by default the bundled one; untrained ones are added"""

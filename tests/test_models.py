@@ -21,7 +21,7 @@ MEMORIES = [MDNRNNConfig(), TransformerConfig(context=7), EnsembleConfig()]
 TOYS = [
     MDNRNNConfig(1, 1, 16, 2),
     TransformerConfig(1, 1, 16, 2, width=16, attention_heads=2, context=3),
-    EnsembleConfig(1, 1, 16, 2, members=2),
+    EnsembleConfig(1, 1, 32, 2, members=2),
 ]
 
 

@@ -11,7 +11,7 @@ from training import bundle, loop, train_vae
 from training.checkpoints import append_log, read_log
 from training.files import write_json
 from training.presets import PRESETS
-from wm_gym.models.controller import Controller
+from wm_gym.models.controller import Controller, ControllerConfig
 from wm_gym.world_model import WorldModel
 
 SMOKE = PRESETS["smoke"]
@@ -133,6 +133,40 @@ def test_seconds_of_finished_stages_outlive_a_kill(tmp_path):
     with pytest.raises(KeyboardInterrupt), loop.Timer(tmp_path / "seconds.json")("rnn"):
         raise KeyboardInterrupt
     assert loop.Timer(tmp_path / "seconds.json").seconds.keys() == {"vae"}
+
+
+def test_a_bundle_holds_the_best_of_a_run_and_its_card(tmp_path, monkeypatch):
+    monkeypatch.setattr(bundle, "PRETRAINED", tmp_path / "pretrained")
+    scores = {"mean": 123.0, "std": 5.0, "episodes": 10}
+    line = {"round": 0, "real": scores, "dream": scores, "frames": 7, "collected_frames": 50, "seconds": {"vae": 90.0}}
+    for log in ("rounds", "candidates", "finalists"):
+        append_log(tmp_path / f"{log}.jsonl", line)
+    write_json(tmp_path / "args.json", asdict(replace(SMOKE, run=tmp_path)))
+    folder = tmp_path / "rounds" / "000"
+    data = {"frames": 50, "episodes": {"random": 2, "own": 1}, "seeds": [4, 6]}
+    make_world_model(training=data).save(folder / "world_model")
+    Controller(np.full(867, 3), ControllerConfig(training={"env": "DreamCarRacing-v0"})).save(folder / "controller")
+    for picture in ("rounds.png", "curves.png", "rounds/000/strip.png", "rounds/000/gap.png"):
+        (tmp_path / picture).touch()
+    (tmp_path / "results").mkdir()
+    made = bundle.main(bundle.Args(tmp_path, "snow", "Note.", tmp_path / "results"))
+    assert made == tmp_path / "pretrained" / "snow"
+    training = WorldModel.from_pretrained(made).config.training
+    assert (training["label"], training["real_frames"]) == ("from scratch", 50 + 3 * 7)
+    assert (Controller.from_pretrained(made).parameters == 3).all()
+    card = (made / "README.md").read_text()
+    for said in (
+        "# snow\n",
+        "its dreams only, by `python -m training.loop --preset smoke`.",
+        "- Data: 2 random, 1 own episodes on tracks 4 to 6; 50 real frames. The whole run, its validation drives "
+        "included, used 71.",
+        "- Label: from scratch.",
+        "- Note.",
+        "| 0 | 50 | 123 | 123 ± 5 | 123 ± 5 | 1.5 |",
+        "| 0 on 10 tracks | | 123 | | 123 ± 5 | |",
+    ):
+        assert said in card
+    assert sum(path.suffix == ".png" for path in (tmp_path / "results").iterdir()) == 4
 
 
 def test_a_card_names_the_settings_that_differ_from_the_preset(tmp_path):

@@ -51,9 +51,9 @@ class Args:
     """What to compare."""
 
     world_model: str = "car_racing"
-    """bundled name or folder"""
+    """bundled name, folder, or user/name on the Hugging Face Hub"""
     controller: str = "car_racing"
-    """bundled name or folder"""
+    """bundled name, folder, or user/name on the Hugging Face Hub"""
     out: Path = Path("runs/instruments")
     """folder for closed_loop.json and closed_loop.png"""
     tracks: int = 20
@@ -133,7 +133,7 @@ def drive(
     Args:
         env_id: `REAL` or `DREAM`.
         policy: what drives.
-        world_model: bundled name or folder.
+        world_model: bundled name, folder, or user/name on the Hugging Face Hub.
         seeds: one episode each.
         lanes: episodes at a time.
         **kwargs: further arguments of the env, such as ``max_episode_steps``, or ``starts`` of the dream.

@@ -14,6 +14,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import numpy.typing as npt
 import tyro
 from tqdm import tqdm
 
@@ -122,20 +123,26 @@ class Replay:
     version: str
 
 
-def replay(job: Replay) -> Episode:
-    """Drive an episode's actions again, write its frames, and return the episode.
+def draw_again(path: Path, version: str) -> tuple[Episode, Recorder, list[npt.NDArray[np.uint8]]]:
+    """Drive an episode's actions again.
+
+    Returns:
+        The episode, what was recorded now, and the T + 1 frames as CarRacing drew them, uint8 ``(96, 96, 3)``.
 
     Raises:
         RuntimeError: when the rewards differ from the recorded ones: this env is not the one that was recorded.
     """
-    episode = Episode.load(job.path)
-    env = Recorder(FastCarRacing(), job.version)
-    env.reset(seed=episode.seed)
-    for action in episode.actions:
-        env.step(action)
+    episode, env = Episode.load(path), Recorder(FastCarRacing(), version)
+    frames = env.drive_again(episode.seed, episode.actions)
     env.close()
-    if not np.array_equal(np.array(env.rewards, dtype=np.float32), episode.rewards):
-        raise RuntimeError(f"{job.path}: its actions do not earn the recorded rewards on this CarRacing-v3")
+    if not env.earned(episode.rewards):
+        raise RuntimeError(f"{path}: its actions do not earn the recorded rewards on this CarRacing-v3")
+    return episode, env, frames
+
+
+def replay(job: Replay) -> Episode:
+    """Drive an episode's actions again, write its frames, and return the episode; raises what `draw_again` does."""
+    episode, env, _ = draw_again(job.path, job.version)
     save_frames(job.path.parent, episode.seed, job.version, np.stack(env.frames))
     return episode
 

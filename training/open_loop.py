@@ -40,7 +40,7 @@ class Args:
     """What to compare."""
 
     world_model: str = "car_racing"
-    """bundled name or folder"""
+    """bundled name, folder, or user/name on the Hugging Face Hub"""
     latents: Path = Path("runs/default/latents")
     """folder of encoded episodes"""
     held_out: int = 20

@@ -142,6 +142,14 @@ class Recorder(gym.Wrapper):
         self.terminated, self.lap_finished = terminated, bool(info.get("lap_finished", False))
         return observation, reward, terminated, truncated, info
 
+    def drive_again(self, seed: int, actions: npt.NDArray[np.float32]) -> list[npt.NDArray[np.uint8]]:
+        """Drive recorded actions on a track; return the T + 1 frames as CarRacing drew them, uint8 ``(96, 96, 3)``."""
+        return [self.reset(seed=seed)[0], *(self.step(action)[0] for action in actions)]
+
+    def earned(self, rewards: npt.NDArray[np.floating]) -> bool:
+        """Return whether these are the rewards that were earned, as float32."""
+        return np.array_equal(np.array(self.rewards, dtype=np.float32), rewards.astype(np.float32))
+
     def episode(self, seed: int, driver: Driver) -> Episode:
         """Return the record of the episode that was driven since the last reset."""
         return Episode(

@@ -56,7 +56,7 @@ class Args:
     env: str = DREAM
     """DreamCarRacing-v0 or LatentCarRacing-v0"""
     world_model: str = "car_racing"
-    """bundled name or folder"""
+    """bundled name, folder, or user/name on the Hugging Face Hub"""
     out: Path = Path("runs/default/controller")
     """folder for CMA-ES's state, the log, the controller (CMA-ES's mean) and the population (its last samples)"""
     generations: int = 100
@@ -163,7 +163,7 @@ def hard_dreams(
     Dreams at τ = 1 with a steady hand please almost everyone, so they can't tell who will drive on the road.
 
     Args:
-        world_model: bundled name or folder.
+        world_model: bundled name, folder, or user/name on the Hugging Face Hub.
         members: ``(M, P)``.
         config: of C.
         max_steps: of a dream.

@@ -57,7 +57,7 @@ class Args:
     env: str = DREAM
     """DreamCarRacing-v0 or LatentCarRacing-v0"""
     world_model: str = "car_racing"
-    """bundled name or folder"""
+    """bundled name, folder, or user/name on the Hugging Face Hub"""
     out: Path = Path("runs/sb3")
     """folder for the agent, the best agent and the log"""
     steps: int = 0

@@ -44,16 +44,19 @@ class ArtifactError(ValueError):
 
 
 def resolve(name: str | Path, kind: str) -> Path:
-    """Return the folder of a bundled name ("car_racing") or of the user's own path.
+    """Return the folder of a bundled name ("car_racing"), of the user's own path, or of a download.
 
     Args:
-        name: bundled name or folder.
+        name: bundled name; folder of the artifact, or one that has it in a folder called as its kind; "user/name" of a
+            repository on the Hugging Face Hub, unless that is a path here.
         kind: "world_model" or "controller".
 
     Raises:
-        ArtifactError: when there is no such folder.
+        ArtifactError: when there is no such folder or repository.
         TypeError: for anything but a string or a path.
     """
+    from wm_gym import hub
+
     if not isinstance(name, (str, Path)):
         raise TypeError(f"a {kind} is given as a bundled name or a folder, got {name!r}")
     names = sorted(path.name for path in PRETRAINED.iterdir() if (path / kind).is_dir()) if PRETRAINED.is_dir() else []
@@ -62,10 +65,14 @@ def resolve(name: str | Path, kind: str) -> Path:
         if not folder.exists() and put_aside(folder).is_dir():
             return put_aside(folder)
         if folder.is_dir():
-            return folder
+            inner = folder / kind
+            shared = not (folder / "config.json").exists() and inner.is_dir() and not inner.is_symlink()
+            return inner if shared else folder
     except (OSError, ValueError) as error:  # ValueError: no name that a file can have
-        raise ArtifactError(f"{name}: not readable: {error}") from error
-    raise ArtifactError(f"{name}: no such {kind}: expected a folder or one of the bundled {names}")
+        raise ArtifactError(f"no such {kind}: {name}: not readable: {error}") from error
+    if hub.is_remote(name):
+        return hub.download(str(name), kind)
+    raise ArtifactError(f"{name}: no such {kind}: expected a folder, one of the bundled {names} or user/name")
 
 
 def put_aside(folder: Path) -> Path:

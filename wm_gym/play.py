@@ -34,12 +34,12 @@ class Args:
     env: Literal["LatentCarRacing-v0", "DreamCarRacing-v0"] = "LatentCarRacing-v0"
     """the real track, or the dream"""
     policy: str = "car_racing"
-    """bundled controller, folder of a controller, Stable-Baselines3 .zip (it holds pickles, which can run any code:
-    only from whom you trust), "random", or "scripted" (real track only)"""
+    """bundled controller, folder of a controller or user/name on the Hugging Face Hub, Stable-Baselines3 .zip (it holds
+    pickles, which can run any code: only from whom you trust), "random", or "scripted" (real track only)"""
     hands: bool = False
     """drive yourself: arrow keys steer, give gas and brake; R goes on to the next episode, Esc ends"""
     world_model: str = "car_racing"
-    """bundled name or folder"""
+    """bundled name, folder, or user/name on the Hugging Face Hub"""
     render_mode: Literal["human", "rgb_array"] | None = None
     """"human" opens a window, "rgb_array" none; by default there is one, unless an agent's drive goes to a video"""
     video: Path | None = None

@@ -221,9 +221,9 @@ def load_policy(name: str | Path, env: gym.Env | gym.vector.VectorEnv, seed: int
 
     Args:
         name: "random", "scripted" or "scripted-varied" (privileged: read CarRacing's state; the seed draws one of
-            many drivers), the name of a bundled controller ("car_racing"), a folder saved by `Controller.save`, which
-            may come from anyone, or a Stable-Baselines3 ``.zip``, which may not: it holds pickles, and loading one runs
-            whatever code is in it. Load only zips that you trust.
+            many drivers), the name of a bundled controller ("car_racing"), a folder saved by `Controller.save` or
+            the user/name of one on the Hugging Face Hub, which may come from anyone, or a Stable-Baselines3 ``.zip``,
+            which may not: it holds pickles, and loading one runs whatever code is in it. Load only zips that you trust.
         env: whose spaces the policy must fit; the scripted driver reads its state.
         seed: of a random policy's stream, and which of the varied drivers it is.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,9 @@ from wm_gym.models.kinds import AnyMemory, make_memory, read_sizes, write_sizes
 from wm_gym.models.mdn_rnn import MDNRNNConfig
 from wm_gym.models.memory import MemoryConfig, State, put, select
 from wm_gym.models.vae import VAE, VAEConfig
+
+if TYPE_CHECKING:
+    from wm_gym.models.controller import Controller
 
 LATENTS = ("mean", "sample")
 """What z is: the posterior's mean, or a sample of it."""
@@ -183,6 +186,37 @@ class WorldModel:
         }
         artifact.write_folder(Path(folder), "world_model", self.config.to_dict(), files)
 
+    def push_to_hub(
+        self,
+        to: str | Path,
+        controller: Controller | None = None,
+        results: str | Path | None = None,
+        note: str = "",
+        private: bool | None = None,
+    ) -> str:
+        """Share this world model with its card, on the Hugging Face Hub or as a folder, for `from_pretrained`.
+
+        Args:
+            to: "user/name" of a repository, which is made if there is none, and whose world model and controller are
+                replaced; or a folder, which is a `Path` or exists.
+            controller: goes with it, into the same repository.
+            results: folder of the benchmarks' JSON, for the card; figures that name another world model are left out.
+            note: what else the card should say.
+            private: whether a new repository is; None as the account has it.
+
+        Returns:
+            The commit's address, or the folder.
+
+        Raises:
+            ConnectionError: when the Hub can't be reached, or does not let us.
+            FileNotFoundError: when there is no folder ``results``.
+            ImportError: without huggingface_hub, which the extra ``hub`` installs.
+            ValueError: for what is neither a repository's name nor a folder, or a controller of other observations.
+        """
+        from wm_gym import hub
+
+        return hub.push(to, self, controller, results, note, private)
+
     @classmethod
     def load(cls, folder: str | Path, device: str | torch.device = "cpu") -> WorldModel:
         """Read an artifact from a folder, which may come from anyone: it takes seconds and less than 1 GiB at most.
@@ -204,9 +238,13 @@ class WorldModel:
 
     @classmethod
     def from_pretrained(cls, name: str | Path = "car_racing", device: str | torch.device = "cpu") -> WorldModel:
-        """Return the bundled world model of that name, or one's own from its folder; loaded once per process.
+        """Return a bundled world model, one from a folder, or one of the Hugging Face Hub; loaded once per process.
 
         The returned object is shared: to change its weights, use `load`.
+
+        Args:
+            name: bundled name, folder, or "user/name" of a repository, see `wm_gym.artifact.resolve`.
+            device: where the weights go.
 
         Raises:
             wm_gym.ArtifactError: for whatever is wrong with it, naming the file.

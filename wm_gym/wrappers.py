@@ -35,7 +35,7 @@ class VAELatentObservation(gym.ObservationWrapper, gym.utils.RecordConstructorAr
 
     Args:
         env: observes 96x96 RGB frames, uint8.
-        world_model: bundled name or folder.
+        world_model: bundled name, folder, or user/name on the Hugging Face Hub.
         device: where the encoder runs.
 
     Raises:
@@ -87,7 +87,8 @@ class RNNHiddenObservation(gym.Wrapper, gym.utils.RecordConstructorArgs):
 
     Args:
         env: observes z, as `VAELatentObservation` gives it.
-        world_model: bundled name or folder; by default the one of the `VAELatentObservation` below.
+        world_model: bundled name, folder, or user/name on the Hugging Face Hub; by default the one of the
+            `VAELatentObservation` below.
         device: where the memory runs.
 
     Raises:

@@ -124,8 +124,11 @@ class Pair:
                 problem = f"unclear: {error!r}"
         if fits != (error is None):
             problem = f"refused although documented: {error!r}" if fits else "taken although it makes no sense"
-        if not self.go_on(steps, seed) and not problem:
-            problem = "the valid calls that followed returned different things"
+        try:
+            if not self.go_on(steps, seed):
+                problem = problem or "the valid calls that followed returned different things"
+        except Exception as broken:
+            problem = problem or f"a valid call that followed was refused: {broken!r}"
         if problem:
             self.begin(seed=0)
         return error, problem
@@ -192,7 +195,8 @@ class Pair:
         finally:
             self.wild.close()
             self.wild = env
-            self.begin(seed=1)
+            if not self.begin(seed=1):
+                raise RuntimeError("after the first reset, the env differs from one that saw no wild call")
 
     def begin(self, **kwargs: Any) -> bool:
         """Reset both envs; return whether they agree. If the first refuses, the second is left alone."""

@@ -84,7 +84,7 @@ class Session:
     to return to a branch, it drives again what it had driven, some steps in a tick.
 
     Args:
-        world_model: bundled name or folder.
+        world_model: bundled name, folder, or user/name on the Hugging Face Hub.
         policies: whatever `wm_gym.load_policy` takes; the first drives at the beginning.
         seed: of the first track and of all noise.
     """

@@ -79,7 +79,7 @@ class DreamCarRacing(gym.Env):
     next latent are, in units of the spread that they expect themselves (see `wm_gym.models.ensemble.Ensemble`).
 
     ## Arguments
-    * ``world_model``: bundled name or a folder.
+    * ``world_model``: bundled name, folder, or user/name on the Hugging Face Hub.
     * ``temperature``: τ of the latent mixture, from 0.001 to 1000; above 1, dreams are less certain.
     * ``sampling``: "sample", or "mode" for the deterministic dream: the mean of the likeliest Gaussian, and an end
       where its probability exceeds 0.5.

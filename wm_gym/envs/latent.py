@@ -43,7 +43,7 @@ def LatentCarRacing(
     with a time limit of 1000 steps.
 
     ## Arguments
-    * ``world_model``: bundled name or a folder.
+    * ``world_model``: bundled name, folder, or user/name on the Hugging Face Hub.
     * ``render_mode``: CarRacing's own: None, "human", "rgb_array" or "state_pixels".
     * ``device``: where encoder and memory run.
     * ``fast``: draw the same pixels faster, with `FastCarRacing`; False for gymnasium's own drawing.

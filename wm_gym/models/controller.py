@@ -118,7 +118,9 @@ class Controller:
 
     @classmethod
     def from_pretrained(cls, name: str | Path = "car_racing") -> Controller:
-        """Load a bundled controller by name, or one's own from its folder.
+        """Load a bundled controller by name, one from a folder, or one of the Hugging Face Hub by "user/name".
+
+        `WorldModel.push_to_hub` shares a controller with the world model whose latents it knows.
 
         Raises:
             wm_gym.ArtifactError: when there is none, or its files are not what they should be.

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from wm_gym.models.memory import MemoryConfig, Prediction, State, mixture_mean, mixture_spread, read_heads
+from wm_gym.models.memory import MemoryConfig, Prediction, State, read_heads
 
 
 @dataclass(frozen=True)
@@ -98,11 +98,18 @@ class Ensemble(nn.Module):
     def predict(self, hidden: Tensor) -> Prediction:
         """Return the equal mixture of the members, and how much they disagree."""
         each = self.members(hidden)
+        # softmax, written out: torch's own takes longer over so few components than all the rest
+        shifted = each.logits - each.logits.amax(-1, keepdim=True)
+        odds = shifted.exp()
+        total = odds.sum(-1, keepdim=True)
+        weights = odds / total
+        means = (weights * each.mu).sum(-1, keepdim=True)
+        variances = (weights * ((2 * each.log_sigma).exp() + (each.mu - means).square())).sum(-1)
+        doubt = means.squeeze(-1).var(0) / variances.mean(0)
         logits, mu, log_sigma = (
-            part.movedim(0, -2).flatten(-2) for part in (each.logits.log_softmax(-1), each.mu, each.log_sigma)
+            part.movedim(0, -2).flatten(-2) for part in (shifted - total.log(), each.mu, each.log_sigma)
         )
         ended, not_ended = (F.logsigmoid(sign * each.end_logit).logsumexp(0) for sign in (1, -1))
-        doubt = mixture_mean(each).var(0) / mixture_spread(each).square().mean(0)
         return Prediction(logits, mu, log_sigma, each.tiles.mean(0), ended - not_ended, doubt.mean(-1).sqrt())
 
     def members(self, hidden: Tensor) -> Prediction:

@@ -1,0 +1,138 @@
+"""The card of a world model that is shared: what it is, how well it drives, what it was trained on and its config."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from wm_gym.models.controller import ControllerConfig
+    from wm_gym.world_model import WorldModelConfig
+
+USE = """\
+```python
+import gymnasium as gym
+import wm_gym
+
+dream = gym.make("DreamCarRacing-v0", world_model="{name}")
+real = gym.make("LatentCarRacing-v0", world_model="{name}")"""
+
+
+def data_label(episodes: Mapping[str, int]) -> str:
+    """Return what a score is labelled when so many episodes of each driver's label were trained on."""
+    return "privileged" if episodes.get("privileged") else "from scratch"
+
+
+def card(
+    name: str,
+    config: WorldModelConfig,
+    controller: ControllerConfig | None = None,
+    results: str | Path | None = None,
+    note: str = "",
+) -> str:
+    """Return the card's text, Markdown.
+
+    Args:
+        name: what `WorldModel.from_pretrained` takes.
+        config: the world model's; its ``training`` tells of data and rounds, as far as it was kept.
+        controller: config of the controller that goes with it.
+        results: folder of the benchmarks' JSON. Figures that name another world model are left out.
+        note: what else the card should say.
+
+    Raises:
+        FileNotFoundError: when there is no folder ``results``.
+    """
+    if results is not None and not Path(results).is_dir():
+        raise FileNotFoundError(f"{results}: no such folder of benchmarks' results")
+    training = config.training
+    lines = [f"# {name}", "", *_what(training, controller), "", USE.format(name=name)]
+    if controller is not None:
+        lines.append(f'controller = wm_gym.Controller.from_pretrained("{name}")')
+    lines += ["```", "", *_data_lines(training), *([f"- {note}"] if note else []), *_result_lines(training, results)]
+    lines += _rounds_table(training)
+    content = {key: value for key, value in asdict(config).items() if key != "training"}
+    lines += ["", "```json", json.dumps(content, indent=2), "```"]
+    return "\n".join(lines) + "\n"
+
+
+def _what(training: Mapping[str, Any], controller: ControllerConfig | None) -> list[str]:
+    what = "A world model of CarRacing-v3 (VAE, MDN-RNN, starts of dreams)"
+    command = f", by `{training['command']}`" if "command" in training else ""
+    if controller is None:
+        return [f"{what}{command}."]
+    if controller.training.get("env") != "DreamCarRacing-v0":
+        return [f"{what} and a linear controller{command}."]
+    return [f"{what} and a linear controller that was evolved in", f"its dreams only{command}."]
+
+
+def _data_lines(training: Mapping[str, Any]) -> list[str]:
+    if not {"episodes", "seeds", "frames"} <= training.keys():
+        return ["- Data: unknown."]
+    episodes = ", ".join(f"{count} {label}" for label, count in training["episodes"].items())
+    first, last = training["seeds"]
+    data = f"- Data: {episodes} episodes on tracks {first} to {last}; {training['frames']:,} real frames."
+    if "real_frames" in training:
+        data += f" The whole run, its validation drives included, used {training['real_frames']:,}."
+    return [data, f"- Label: {data_label(training['episodes'])}."]
+
+
+def _result_lines(training: Mapping[str, Any], results: str | Path | None) -> list[str]:
+    lines, mine = {}, json.loads(json.dumps(training))
+    for file, describe in (
+        ("score.json", _score_line),
+        ("reconstruction.json", _reconstruction_line),
+        ("reevolve.json", _reevolve_line),
+    ):
+        if results is not None and (path := Path(results) / file).is_file():
+            content = json.loads(path.read_text())
+            if content.get("training", mine) == mine:
+                lines[file] = describe(content)
+    lines.setdefault("score.json", "- Score on the 100 test tracks: not measured.")
+    return list(lines.values())
+
+
+def _rounds_table(training: Mapping[str, Any]) -> list[str]:
+    if "rounds" not in training:
+        return []
+    lines = ["", "| round | real frames | dream score | real score (validation) | best candidate | minutes |"]
+    lines += ["|---|---|---|---|---|---|"]
+    for line in training["rounds"]:
+        minutes = sum(line["seconds"].values()) / 60
+        frames, dream = f"{line['collected_frames']:,}", f"{line['dream']['mean']:.0f}"
+        others = [each["real"] for each in training["candidates"] if each["round"] == line["round"]]
+        best = _mean_std(max([line["real"], *others], key=lambda scores: scores["mean"]))
+        lines.append(f"| {line['round']} | {frames} | {dream} | {_mean_std(line['real'])} | {best} | {minutes:.1f} |")
+    for line in training["finalists"]:
+        tracks, dream = line["real"]["episodes"], f"{line['dream']['mean']:.0f}"
+        lines.append(f"| {line['round']} on {tracks} tracks | | {dream} | | {_mean_std(line['real'])} | |")
+    return lines
+
+
+def _mean_std(scores: Mapping[str, float]) -> str:
+    return f"{scores['mean']:.0f} ± {scores['std']:.0f}"
+
+
+def _score_line(content: Mapping[str, Any]) -> str:
+    real, dream = content["real"], content["dream"]
+    return (
+        f"- Score on the 100 test tracks (`{content['command']}`): {real['mean']:.0f} ± {real['std']:.0f}, median "
+        f"{real['median']:.0f}, {real['share_900']:.0%} at 900 or more; in 100 dreams "
+        f"{dream['mean']:.0f} ± {dream['std']:.0f}."
+    )
+
+
+def _reconstruction_line(content: Mapping[str, Any]) -> str:
+    return (
+        f"- Summed squared error of decode(mu) over {content['frames']:,} frames of validation tracks "
+        f"(`{content['command']}`): {content['squared_error']:.2f}."
+    )
+
+
+def _reevolve_line(content: Mapping[str, Any]) -> str:
+    return (
+        f"- Another controller, evolved from zero in this world model for {content['minutes']:.0f} minutes "
+        f"(`{content['command']}`): {_mean_std(content['real'])} on the 100 test tracks."
+    )
