@@ -179,12 +179,12 @@ def test_what_a_worker_raises_is_reported(own_drives):
 def test_stopped_and_gone_on_with_it_gives_the_weights_of_one_run(stage, how, noise, tmp_path, monkeypatch):
     stage.main(training(stage, noise, tmp_path / "straight", epochs=3, **how))
     with monkeypatch.context() as patch:
-        patch.setattr(stage, "append_log", Mock(side_effect=[None, KeyboardInterrupt]))  # the 2nd is just saved
+        patch.setattr(stage, "append_log", Mock(side_effect=[None, KeyboardInterrupt]))  # the 2nd is not saved yet
         with pytest.raises(KeyboardInterrupt):
             stage.main(training(stage, noise, tmp_path / "stopped", epochs=3, **how))
     stage.main(training(stage, noise, tmp_path / "stopped", epochs=3, **how))
-    assert [line["epoch"] for line in read_log(tmp_path / "stopped/log.jsonl")] == [3]
-    assert read_log(tmp_path / "straight/log.jsonl")[2:] == read_log(tmp_path / "stopped/log.jsonl")
+    assert [line["epoch"] for line in read_log(tmp_path / "stopped/log.jsonl")] == [2, 3]
+    assert read_log(tmp_path / "straight/log.jsonl")[1:] == read_log(tmp_path / "stopped/log.jsonl")
     straight, stopped = (load_checkpoint(tmp_path / run / "checkpoint.pt") for run in ("straight", "stopped"))
     assert straight["model"].keys() == stopped["model"].keys()
     for name, tensor in straight["model"].items():

@@ -104,13 +104,13 @@ class Ensemble(nn.Module):
         total = odds.sum(-1, keepdim=True)
         weights = odds / total
         means = (weights * each.mu).sum(-1, keepdim=True)
-        variances = (weights * ((2 * each.log_sigma).exp() + (each.mu - means).square())).sum(-1)
-        doubt = means.squeeze(-1).var(0) / variances.mean(0)
+        own = (weights * ((2 * each.log_sigma).exp() + (each.mu - means).square())).sum(-1).mean(0)
+        apart = (means - means.mean(0)).square().sum(0).squeeze(-1) / (self.config.members - 1)
         logits, mu, log_sigma = (
             part.movedim(0, -2).flatten(-2) for part in (shifted - total.log(), each.mu, each.log_sigma)
         )
         ended, not_ended = (F.logsigmoid(sign * each.end_logit).logsumexp(0) for sign in (1, -1))
-        return Prediction(logits, mu, log_sigma, each.tiles.mean(0), ended - not_ended, doubt.mean(-1).sqrt())
+        return Prediction(logits, mu, log_sigma, each.tiles.mean(0), ended - not_ended, (apart / own).mean(-1).sqrt())
 
     def members(self, hidden: Tensor) -> Prediction:
         """Read each member's heads from its own part of h: predictions ``(M, ...)``."""
