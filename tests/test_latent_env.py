@@ -124,7 +124,7 @@ def test_passes_gymnasiums_check(env):
 
 
 def test_passes_sb3s_check(env):
-    assert_warns_only_of({"symmetric and normalized Box action space"}, lambda: check_env_for_sb3(env))
+    assert_warns_only_of({"symmetric and normalized Box action space"}, lambda: check_env_for_sb3(env, True, False))
 
 
 @pytest.mark.parametrize("change", ["to_json", "pickle"])

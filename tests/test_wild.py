@@ -214,15 +214,27 @@ def test_a_dream_comes_back_from_a_latent_far_out():
 # --- the order of calls --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["dream", "dreams", "real"])
-def test_a_closed_env_refuses_and_says_so(make, kind):
-    env = make(kind)
+def test_a_closed_vector_env_refuses_and_says_so(make):
+    env = make("dreams")
     env.reset(seed=0)
     env.close()
     env.close()
     for call in (lambda: env.step(np.zeros(env.action_space.shape)), env.reset):
         with pytest.raises(ClosedEnvironmentError, match="closed: make a new one"):
             call()
+
+
+@pytest.mark.parametrize("kind", ["dream", "real"])
+def test_a_closed_env_has_no_episode_until_it_is_reset(make, kind):
+    env, calm = make(kind), make(kind)
+    env.reset(seed=0)
+    env.close()
+    env.close()
+    with pytest.raises(ResetNeeded, match="call reset"):
+        env.step(COAST)
+    for each in (env, calm):  # as Stable-Baselines3's env checker does
+        each.reset(seed=1)
+    assert coast(env) == coast(calm)
 
 
 def test_the_real_env_needs_a_reset_before_its_first_step_and_after_the_end(world_model_folder):

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from gymnasium.error import ClosedEnvironmentError, ResetNeeded
+from gymnasium.error import ResetNeeded
 
 
 def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
@@ -48,14 +48,11 @@ def check_options(options: Any, *known: str) -> dict[str, Any]:
     return dict.fromkeys(known) | given
 
 
-def check_order(closed: bool, running: bool = True) -> None:
-    """Refuse a call on a closed env, or one that needs a running episode.
+def check_running(running: bool | None) -> None:
+    """Refuse a call that needs a running episode.
 
     Raises:
-        gymnasium.error.ClosedEnvironmentError: if the env is closed.
-        gymnasium.error.ResetNeeded: if no episode is running.
+        gymnasium.error.ResetNeeded: if none is running.
     """
-    if closed:
-        raise ClosedEnvironmentError("this env was closed: make a new one")
     if not running:
         raise ResetNeeded("no episode is running: call reset() before step() or get_state()")

@@ -13,7 +13,7 @@ from gymnasium.spaces import Box
 from gymnasium.utils import seeding
 
 from wm_gym.actions import check_action
-from wm_gym.checks import check_options, check_order
+from wm_gym.checks import check_options, check_running
 from wm_gym.dream import DreamState
 from wm_gym.frames import encoder_input
 from wm_gym.models.vae import sample_latent
@@ -112,17 +112,11 @@ class RNNHiddenObservation(gym.Wrapper, gym.utils.RecordConstructorArgs):
         self._z = np.zeros(config.latent_size, np.float32)
         self._state = self.world_model.memory.initial_state(1)
         self._running: bool | None = None  # None before the first reset
-        self._closed = False
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        """Reset the env and forget everything: h = 0.
-
-        Raises:
-            gymnasium.error.ClosedEnvironmentError: after `close`.
-        """
-        check_order(self._closed)
+        """Reset the env and forget everything: h = 0."""
         self._z, info = self.env.reset(seed=seed, options=options)
         self._state = self.world_model.memory.initial_state(1)
         self._running = True
@@ -133,11 +127,10 @@ class RNNHiddenObservation(gym.Wrapper, gym.utils.RecordConstructorArgs):
 
         Raises:
             ValueError: for an action outside the space; nothing has happened then.
-            gymnasium.error.ResetNeeded: before `reset`, and after the end of an episode.
-            gymnasium.error.ClosedEnvironmentError: after `close`.
+            gymnasium.error.ResetNeeded: before `reset`, after the end of an episode, and after `close`.
         """
         action = check_action(action, self.action_space)
-        check_order(self._closed, bool(self._running))
+        check_running(self._running)
         z, reward, terminated, truncated, info = self.env.step(action)
         inputs = torch.from_numpy(np.concatenate([self._z, action])).to(self.world_model.device).unsqueeze(0)
         z_t, a_t = inputs[:, : len(self._z)], inputs[:, len(self._z) :]
@@ -154,7 +147,7 @@ class RNNHiddenObservation(gym.Wrapper, gym.utils.RecordConstructorArgs):
         Raises:
             gymnasium.error.ResetNeeded: before the first `reset`.
         """
-        check_order(False, self._running is not None)
+        check_running(self._running is not None)
         car_racing: Any = self.unwrapped
         progress = car_racing.tile_visited_count / len(car_racing.track)
         z = torch.from_numpy(self._z).to(self.world_model.device).unsqueeze(0)
@@ -162,8 +155,8 @@ class RNNHiddenObservation(gym.Wrapper, gym.utils.RecordConstructorArgs):
         return DreamState.of(z, self._state, tiles, np.random.default_rng())
 
     def close(self) -> None:
-        """End the use of this env, and close the one below."""
-        self._closed = True
+        """End the episode, and close the env below; `reset` begins again."""
+        self._running = self._running and False
         super().close()
 
     def _observation(self) -> Observation:

@@ -178,10 +178,8 @@ class Pair:
             env.close()
             if order == "close twice":
                 env.close()
-            elif order == "step after close":
-                env.step(env.action_space.sample())
             else:
-                env.reset(seed=0)
+                env.step(env.action_space.sample())
             return
         try:
             if order == "step after the end":

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from wm_gym.actions import check_action
 from wm_gym.artifact import ArtifactError
-from wm_gym.checks import check_options, check_order, check_render_mode
+from wm_gym.checks import check_options, check_render_mode, check_running
 from wm_gym.dream import Dream, DreamState
 from wm_gym.envs.rendering import Window, enlarge
 from wm_gym.world_model import WorldModel
@@ -118,7 +118,6 @@ class DreamCarRacing(gym.Env):
         self.action_space = action_space()
         self.render_mode = render_mode
         self._running: bool | None = None  # None before the first reset
-        self._closed = False
         self._window: Window | None = None
 
     def reset(
@@ -130,9 +129,7 @@ class DreamCarRacing(gym.Env):
             TypeError: for options that are no dict.
             ValueError: for an unknown option, a start that does not exist, a state that can't be, or both.
             gymnasium.error.Error: for a seed that is no whole number from 0.
-            gymnasium.error.ClosedEnvironmentError: after `close`.
         """
-        check_order(self._closed)
         start, state = check_beginning(check_options(options, "start", "state"))
         if start is not None and np.ndim(start) != 0:
             raise ValueError(f"options['start'] must be one whole number, got {start!r}")
@@ -154,11 +151,10 @@ class DreamCarRacing(gym.Env):
 
         Raises:
             ValueError: for an action outside the space; nothing has happened then.
-            gymnasium.error.ResetNeeded: before `reset`, and after the end of an episode.
-            gymnasium.error.ClosedEnvironmentError: after `close`.
+            gymnasium.error.ResetNeeded: before `reset`, after the end of an episode, and after `close`.
         """
         action = check_action(action, self.action_space)
-        check_order(self._closed, bool(self._running))
+        check_running(self._running)
         reward, failed, finished = self.dream.step(action[None])
         terminated, truncated = bool(failed[0] or finished[0]), bool(self.dream.doubted[0])
         self._running = not (terminated or truncated)
@@ -175,7 +171,7 @@ class DreamCarRacing(gym.Env):
         Raises:
             gymnasium.error.ResetNeeded: before the first `reset`.
         """
-        check_order(False, self._running is not None)
+        check_running(self._running is not None)
         return self.dream.get_state()
 
     def render(self) -> npt.NDArray[np.uint8] | None:  # type: ignore[override]
@@ -191,8 +187,8 @@ class DreamCarRacing(gym.Env):
         return None
 
     def close(self) -> None:
-        """End the use of this env, and close its window, if there is one."""
-        self._closed = True
+        """End the episode, and close the window, if there is one; `reset` begins again."""
+        self._running = self._running and False
         if self._window is not None:
             self._window.close()
             self._window = None

@@ -8,13 +8,13 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
-from gymnasium.error import ResetNeeded
+from gymnasium.error import ClosedEnvironmentError, ResetNeeded
 from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from wm_gym.actions import check_action
-from wm_gym.checks import check_count, check_options, check_order, check_render_mode
+from wm_gym.checks import check_count, check_options, check_render_mode, check_running
 from wm_gym.dream import Dream, DreamState
 from wm_gym.envs.dream import FPS, action_space, check_beginning, dreamt_model
 from wm_gym.envs.rendering import enlarge
@@ -101,7 +101,7 @@ class DreamCarRacingVector(VectorEnv):
             ValueError: for seeds, a mask, starts or a state that do not fit the lanes; nothing has changed then.
             gymnasium.error.ClosedEnvironmentError: after `close`.
         """
-        check_order(self.closed)
+        self._check_open()
         options = check_options(options, "start", "state", "reset_mask")
         mask = self._check_mask(options["reset_mask"])
         start, state = check_beginning(options)
@@ -130,7 +130,7 @@ class DreamCarRacingVector(VectorEnv):
             gymnasium.error.ClosedEnvironmentError: after `close`.
         """
         actions = check_action(actions, self.action_space)
-        check_order(self.closed)
+        self._check_open()
         if not self._begun.all():
             raise ResetNeeded(f"call reset() before step(): lanes {np.flatnonzero(~self._begun).tolist()} never began")
         resetting = self._over
@@ -177,7 +177,7 @@ class DreamCarRacingVector(VectorEnv):
         Raises:
             gymnasium.error.ResetNeeded: before every lane's first `reset`.
         """
-        check_order(False, bool(self._begun.all()))
+        check_running(bool(self._begun.all()))
         return self.dream.get_state()
 
     def render(self) -> tuple[npt.NDArray[np.uint8], ...] | None:  # type: ignore[override]
@@ -192,6 +192,10 @@ class DreamCarRacingVector(VectorEnv):
         lanes = np.flatnonzero(mask)
         self.dream.reset(lanes)
         self._steps[lanes], self._over[lanes] = 0, False
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise ClosedEnvironmentError("this vector env was closed: make a new one")
 
     def _check_mask(self, mask: Any) -> BoolArray:
         if mask is None:
