@@ -1,15 +1,18 @@
 """Stages among other processes: none outlives its parent, and two do not work in one folder."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from filelock import FileLock
 
+from training import collect
 from training.checkpoints import append_log, cut_log, read_log
 from training.files import alone, keep_settings, write_atomic
 from training.rollouts import episode_files
@@ -54,6 +57,15 @@ def test_workers_do_not_outlive_a_stage(tmp_path, how):
         if running(stage.pid):
             os.killpg(stage.pid, signal.SIGKILL)
             stage.wait()
+
+
+def test_an_interrupt_between_two_results_ends_the_workers_too(tmp_path, monkeypatch):
+    clock = Mock(monotonic=Mock(side_effect=[0.0, KeyboardInterrupt]))  # at the first episode's bookkeeping
+    monkeypatch.setattr(collect, "time", clock)
+    with pytest.raises(KeyboardInterrupt) as caught:  # whose traceback holds on to all that was interrupted
+        collect.main(collect.Args(out=tmp_path, episodes=1000, max_steps=20))
+    assert not multiprocessing.active_children(), caught
+    assert 0 < len(episode_files(tmp_path)) < 20
 
 
 @pytest.mark.parametrize("stage", ["collect", "encode", "train_vae", "train_rnn", "train_controller", "train_sb3"])

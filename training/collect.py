@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -186,7 +187,8 @@ def main(args: Args) -> list[Episode]:
         drives = new_drives(args)
         results, total = map_jobs(drive, drives, args.workers), len(drives)
     episodes, frames, start = [], 0, time.monotonic()
-    with tqdm(results, total=total, desc="replay" if args.replay else f"collect {args.policy}", unit="episode") as bar:
+    name = "replay" if args.replay else f"collect {args.policy}"
+    with closing(results), tqdm(results, total=total, desc=name, unit="episode") as bar:
         for episode in bar:
             episodes.append(episode)
             frames += len(episode.actions) + 1

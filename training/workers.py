@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
@@ -35,11 +35,13 @@ def _die_with_parent() -> None:
     os._exit(1)
 
 
-def map_jobs(function: Callable[[Job], Result], jobs: Sequence[Job], workers: int) -> Iterator[Result]:
+def map_jobs(function: Callable[[Job], Result], jobs: Sequence[Job], workers: int) -> Generator[Result, None, None]:
     """Yield ``function(job)`` for each job as results come in.
 
     Workers are spawned (nothing is forked after torch has threads) and have one torch thread each. When one dies in the
     middle of a job, killed from outside or out of memory, new ones begin again with all jobs that are not done.
+
+    Close the generator (`contextlib.closing`) where work on a result may be interrupted, or Python waits for all jobs.
 
     Args:
         function: importable by name.
