@@ -48,7 +48,7 @@ def test_workers_do_not_outlive_a_stage(tmp_path, how):
             assert stage.poll() is None
             time.sleep(0.05)
         stage.send_signal(how)
-        stage.wait(180)  # what drives are begun or next are driven to their end
+        stage.wait(60)
         deadline = time.monotonic() + 60
         while left := running(stage.pid):
             assert time.monotonic() < deadline, left
