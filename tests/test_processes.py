@@ -77,6 +77,16 @@ def test_a_second_process_in_a_folder_is_told_so(tmp_path, stage):
     assert [path.name for path in tmp_path.iterdir()] == [".lock"]
 
 
+def test_what_a_killed_process_was_writing_is_removed_and_nothing_else(tmp_path):
+    half, theirs = tmp_path / "vae", tmp_path / ".notes.tmp"
+    (half / f".model.{'0a' * 16}.tmp").mkdir(parents=True)
+    (half / f".model.{'0a' * 16}.tmp" / "config.json").touch()
+    (half / ".checkpoint.pt.4711.tmp").touch()
+    theirs.touch()
+    with alone(tmp_path):
+        assert theirs.is_file() and not list(half.iterdir())
+
+
 def test_the_lock_goes_with_its_process(tmp_path):
     for _ in range(2):
         with alone(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import shutil
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -16,6 +17,9 @@ from filelock import FileLock, Timeout
 
 PACKAGES = ("wm-gym", "torch", "gymnasium", "numpy")
 """Packages whose versions are kept with a run's settings."""
+
+TEMPORARY = re.compile(r"\..+\.(\d+|[0-9a-f]{32})\.tmp")
+"""Names of what `write_atomic` and an artifact's ``save`` are writing: a process's number or 32 digits of chance."""
 
 
 def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
@@ -60,8 +64,9 @@ def alone(folder: Path) -> Iterator[None]:
             for lock in others:
                 with FileLock(lock, blocking=False):
                     pass
-            for temporary in folder.rglob(".*.tmp"):
-                shutil.rmtree(temporary) if temporary.is_dir() else temporary.unlink()
+            for path in folder.rglob(".*.tmp"):
+                if TEMPORARY.fullmatch(path.name):
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
             yield
     except Timeout as error:
         place = Path(error.lock_file).parent
