@@ -1,7 +1,8 @@
 """A small world model of random weights, for everything that does not depend on what was learned, and its dreams."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from training import collect
 from wm_gym.models.kinds import KINDS, make_memory
 from wm_gym.models.vae import VAE
 from wm_gym.world_model import Starts, WorldModel, WorldModelConfig
@@ -22,6 +24,7 @@ EPISODE_STARTS, ALL_STARTS, WINDOW = 10, 24, 6
 ID = "DreamCarRacing-v0"
 Z = 32
 COAST = np.zeros(3, np.float32)
+FRAMES = "gauges96"
 
 
 def make_world_model(kind: str = "lstm", **config) -> WorldModel:
@@ -88,9 +91,74 @@ def world_model(world_model_folder: str) -> WorldModel:
     return WorldModel.from_pretrained(world_model_folder)
 
 
+@pytest.fixture
+def make_kind(world_model_folder: str) -> Callable[..., Any]:
+    """Makes an env by its kind: "dream", "dreams" (two lanes) or "real"."""
+
+    def make_kind(kind: str, **kwargs: Any) -> Any:
+        kwargs = {"world_model": world_model_folder, **kwargs}
+        if kind == "dreams":
+            return gym.make_vec(ID, **{"num_envs": 2, **kwargs})
+        return gym.make(ID if kind == "dream" else "LatentCarRacing-v0", **kwargs)
+
+    return make_kind
+
+
+@pytest.fixture(scope="session")
+def box2d() -> None:
+    """Box2D's bindings warn once, when they are loaded: after this they have."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        gym.make("CarRacing-v3").close()
+
+
+@pytest.fixture(scope="module")
+def car_racing(box2d: None) -> Iterator[gym.Env]:
+    """A CarRacing at the start of a track; the scripted driver reads it."""
+    env = gym.make("CarRacing-v3")
+    env.reset(seed=0)
+    yield env
+    env.close()
+
+
+def collecting(out: Path, **changes: Any) -> collect.Args:
+    """Settings of two short drives."""
+    return replace(collect.Args(out=out, episodes=2, burst_rate=0.2, max_steps=30), **changes)
+
+
+@pytest.fixture(scope="session")
+def drives(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two short drives of the real CarRacing."""
+    folder = tmp_path_factory.mktemp("drives") / "rollouts"
+    collect.main(collecting(folder))
+    return folder
+
+
+def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
+    """What every file of a folder holds and when it was written."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
+
+
 def some_actions(*shape: int, seed: int = 0) -> np.ndarray:
     """Random actions for so many steps, or so many steps of so many lanes."""
     return np.random.default_rng(seed).uniform([-1, 0, 0], [1, 1, 1], (*shape, 3)).astype(np.float32)
+
+
+def gentle_actions(steps: int, seed: int = 0) -> np.ndarray:
+    """Random actions with gas and little braking, which keep the real car on its way for some steps."""
+    return np.random.default_rng(seed).uniform([-1, 0.3, 0], [1, 1, 0.2], (steps, 3)).astype(np.float32)
+
+
+def drive(env: gym.Env, seed: int, actions: np.ndarray) -> tuple[np.ndarray, list[float]]:
+    """All observations and all rewards of a drive that does not end."""
+    observations, rewards = [env.reset(seed=seed)[0]], []
+    for action in actions:
+        observation, reward, terminated, truncated, _ = env.step(action)
+        assert not (terminated or truncated)
+        observations.append(observation)
+        rewards.append(float(reward))
+    return np.stack(observations), rewards
 
 
 def trace(env: gym.Env, actions: np.ndarray) -> list:

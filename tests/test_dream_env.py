@@ -15,8 +15,6 @@ from gymnasium.utils.env_checker import check_env
 from gymnasium.wrappers import FlattenObservation, RecordEpisodeStatistics, RescaleAction
 from stable_baselines3.common.env_checker import check_env as check_env_for_sb3
 
-from wm_gym.envs.dream import DreamCarRacing
-
 pytestmark = pytest.mark.usefixtures("no_display")
 UNBOUNDED = {"observation space minimum value is -infinity", "observation space maximum value is infinity"}
 
@@ -89,26 +87,6 @@ def test_is_made_again_from_its_spec(make, change):
     assert again.unwrapped.dream.temperature == 1.3
     assert np.array_equal(env.reset(seed=5)[0], again.reset(seed=5)[0])
     assert trace(env, some_actions(20)) == trace(again, some_actions(20))
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"sampling": "argmax"},
-        {"sampling": None},
-        {"temperature": 0},
-        {"temperature": -1.0},
-        {"temperature": float("nan")},
-        {"temperature": float("inf")},
-        {"starts": "all"},
-        {"render_mode": "ansi"},
-        {"world_model": "no_such_model"},
-    ],
-)
-def test_wrong_arguments_are_named(world_model_folder, wrong):
-    (name,) = wrong
-    with pytest.raises(ValueError, match="no_such_model" if name == "world_model" else name):
-        DreamCarRacing(**{"world_model": world_model_folder, **wrong})
 
 
 # --- wrappers ------------------------------------------------------------------------------------------------------

@@ -30,25 +30,6 @@ def test_spaces(make_vec, make):
     assert (reward.dtype, terminated.dtype, truncated.dtype) == (np.float64, np.bool_, np.bool_)
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"autoreset_mode": "Never"},
-        {"max_episode_steps": 0},
-        {"max_episode_steps": -2},
-        {"num_envs": 0},
-        {"temperature": 0.0},
-        {"sampling": "argmax"},
-        {"starts": "all"},
-        {"render_mode": "human"},
-    ],
-)
-def test_wrong_arguments_are_errors(make_vec, wrong):
-    (value,) = wrong.values()
-    with pytest.raises(ValueError, match=str(value)):
-        make_vec(wrong.pop("num_envs", 2), **wrong)
-
-
 def test_the_simulator_needs_a_lane(world_model_folder):
     with pytest.raises(ValueError, match=r"lanes .* at least 1"):
         Dream(WorldModel.from_pretrained(world_model_folder), 0)
