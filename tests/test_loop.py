@@ -1,155 +1,160 @@
-"""The whole pipeline of the smoke preset, killed again and again."""
+"""The whole pipeline, killed again and again: nothing is lost, and it ends as an unkilled run does, all of it there."""
 
 import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import numpy as np
+import pytest
 
+from benchmarks.soak import kills
 from training.checkpoints import read_log
-from training.presets import PRESETS
+from training.presets import parse
 from training.rollouts import Episode, episode_files, open_frames
 from training.train_controller import DREAM, REAL, hard_dreams
 from wm_gym.models.controller import Controller
 from wm_gym.world_model import WorldModel
 
-REPOSITORY = Path(__file__).parents[1]
-SMOKE = PRESETS["smoke"]
-
-MOMENTS = {
-    "collecting, some drives unfinished": lambda run: len(episode_files(run / "rollouts")) > SMOKE.random_episodes,
-    "training V, one epoch of two": lambda run: (run / "vae" / "checkpoint.pt").is_file(),
-    "in the second round's drives": lambda run: (
-        len(episode_files(run / "rollouts")) > first_drives() + SMOKE.own_episodes
-    ),
-}
+ARGUMENTS = "--preset smoke --random-episodes 2 --random-steps 30 --scripted-episodes 4 --max-steps 30"
+SETTINGS = parse(ARGUMENTS.split())
+FIRST_DRIVES = SETTINGS.random_episodes + SETTINGS.scripted_episodes
 
 
-def first_drives():
-    return SMOKE.random_episodes + SMOKE.scripted_episodes
+def collecting(run):
+    """Some drives are unfinished."""
+    return len(episode_files(run / "rollouts")) > SETTINGS.random_episodes
 
 
-def start(run, log):
-    """Start the loop in a process group of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "training.loop", "--preset", "smoke", "--run", str(run)],
-        cwd=REPOSITORY,
-        env={**os.environ, "WANDB_MODE": "disabled"},
-        stdout=log,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
+def training_v(run):
+    """One epoch of two is over."""
+    return (run / "vae" / "checkpoint.pt").is_file()
 
 
-def kill_when(process, reached):
-    """Wait for the moment, then kill the loop and its workers at once."""
-    try:
-        while not reached():
-            assert process.poll() is None, "the loop ended before the moment to kill it"
-            time.sleep(0.01)
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+def in_the_second_rounds_drives(run):
+    return len(episode_files(run / "rollouts")) > FIRST_DRIVES + SETTINGS.own_episodes
 
 
-def finished_episodes(run):
-    """What the file of every finished episode holds and when it was written."""
-    return {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in episode_files(run / "rollouts")}
+def moved(kill):
+    """A kill after which the run goes on without what another machine would not get."""
 
-
-def test_a_run_killed_at_any_moment_goes_on_where_it_stopped(tmp_path):
-    run, kept = tmp_path / "run", {}
-    with (tmp_path / "log").open("w+") as log:
-        for reached in MOMENTS.values():
-            kill_when(start(run, log), lambda reached=reached: reached(run))
-            episodes = finished_episodes(run)
-            assert kept.items() <= episodes.items()
-            kept = episodes
-        rounds_before = (run / "rounds.jsonl").read_bytes()
-        for cache in (*(run / "rollouts").glob("frames-*"), run / "latents"):  # what another machine would not get
+    def kill_and_move(folder, arguments):
+        killed = kill(folder, arguments)
+        for cache in (*(folder / kills.RUN / "rollouts").glob("frames-*"), folder / kills.RUN / "latents"):
             shutil.rmtree(cache)
-        last = start(run, log)
-        try:
-            status = last.wait()
-        finally:
-            if last.poll() is None:
-                os.killpg(last.pid, signal.SIGKILL)
-        log.seek(0)
-        assert status == 0, log.read()[-5000:]
+        return killed
 
-    # the rollouts: all that was finished before a kill is as it was, and nothing is missing
-    assert kept.items() <= finished_episodes(run).items()
-    episodes = [Episode.load(path) for path in episode_files(run / "rollouts")]
-    labels = ["random"] * SMOKE.random_episodes + ["privileged"] * SMOKE.scripted_episodes
-    labels += ["own"] * SMOKE.rounds * SMOKE.own_episodes
+    return kill_and_move
+
+
+KILLS = [
+    kills.when(collecting),
+    kills.in_write(9),
+    kills.when(training_v),
+    kills.in_write(25),
+    moved(kills.when(in_the_second_rounds_drives)),
+]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    return tmp_path_factory.mktemp("kills")
+
+
+@pytest.fixture(scope="module")
+def report(place):
+    """What became of a killed run, beside an unkilled one."""
+    return kills.run(KILLS, place, ARGUMENTS.split())
+
+
+@pytest.fixture(scope="module")
+def run(place, report):
+    """The folder of the killed run, after its end."""
+    return place / "0" / kills.RUN
+
+
+@pytest.fixture(scope="module")
+def episodes(run):
+    return [Episode.load(path) for path in episode_files(run / "rollouts")]
+
+
+def test_a_killed_run_loses_nothing_and_comes_to_the_end_of_an_unkilled_one(report):
+    assert (report["kills"], report["runs"]) == (len(KILLS), 1)
+    assert report["files_compared"] > 20
+    assert (report["lost"], report["different"], report["left"]) == ([], [], [])
+
+
+def test_no_drive_and_no_frame_is_missing(run, episodes):
+    labels = ["random"] * SETTINGS.random_episodes + ["privileged"] * SETTINGS.scripted_episodes
+    labels += ["own"] * SETTINGS.rounds * SETTINGS.own_episodes
     assert [episode.seed for episode in episodes] == list(range(len(labels)))
     assert [episode.driver.label for episode in episodes] == labels
     for episode in episodes:
-        assert len(open_frames(run / "rollouts", episode.seed, SMOKE.vae.frames)) == len(episode.actions) + 1
+        assert len(open_frames(run / "rollouts", episode.seed, SETTINGS.vae.frames)) == len(episode.actions) + 1
 
-    # the rounds: one line each, the first as the killed run had written it
+
+def test_each_round_has_its_line_its_figures_and_its_pictures(run, episodes):
     rounds = read_log(run / "rounds.jsonl")
-    assert [line["round"] for line in rounds] == list(range(SMOKE.rounds))
-    assert (run / "rounds.jsonl").read_bytes().startswith(rounds_before)
+    assert [line["round"] for line in rounds] == list(range(SETTINGS.rounds))
     assert rounds[-1]["collected_frames"] == sum(len(episode.actions) + 1 for episode in episodes)
-
-    # what the instruments and the pictures say of them
     assert {path.name for path in run.glob("*.png")} == {"curves.png", "rounds.png"}
     for folder in sorted((run / "rounds").iterdir()):
         assert {"closed_loop.json", "closed_loop.png", "open_loop.json", "seconds.json"} <= set(os.listdir(folder))
-    assert len(read_log(run / "finalists.jsonl")) == SMOKE.finalists
     assert len(list(run.glob("rounds/*/drive.mp4"))) == 1
 
-    # the best round's world model and controller load
-    (finalist,) = read_log(run / "finalists.jsonl")
-    best = finalist["round"]
+
+def test_the_best_rounds_world_model_and_controller_load(run):
+    finalists = read_log(run / "finalists.jsonl")
+    assert len(finalists) == SETTINGS.finalists == 1
+    best = run / "rounds" / f"{finalists[0]['round']:03d}"
     model = WorldModel.load(run / "best" / "world_model")
-    assert model.config == WorldModel.load(run / "rounds" / f"{best:03d}" / "world_model").config
+    assert model.config == WorldModel.load(best / "world_model").config
     controller = Controller.from_pretrained(run / "best" / "controller")
-    same = Controller.from_pretrained(run / "rounds" / f"{best:03d}" / "controller")
+    same = Controller.from_pretrained(best / "controller")
     assert controller.config.observation_size == model.config.observation_size
     assert np.array_equal(controller.parameters, same.parameters)
 
-    # each round's candidates drove in turn, then all of them were validated: the best of them is the round's controller
+
+def parameters(folders):
+    return np.stack([Controller.from_pretrained(folder / "controller").parameters for folder in sorted(folders)])
+
+
+@pytest.mark.parametrize("number", range(SETTINGS.rounds))
+def test_a_rounds_candidates_drive_in_turn_are_validated_and_the_best_is_its_controller(number, run, episodes):
+    line, folder = read_log(run / "rounds.jsonl")[number], run / "rounds" / f"{number:03d}"
+    own = episodes[FIRST_DRIVES + number * SETTINGS.own_episodes :][: SETTINGS.own_episodes]
+    assert [episode.driver.member for episode in own] == [episode.seed % SETTINGS.candidates for episode in own]
+    for member, candidate in enumerate(line["candidates"]):
+        scores = [episode.rewards.sum() for episode in own if episode.driver.member == member]
+        assert len(scores) == candidate["drives"] > 0
+        np.testing.assert_allclose(np.mean(scores), candidate["mean"])
+    driven = max(range(SETTINGS.candidates), key=lambda member: line["candidates"][member]["mean"])
     validated = read_log(run / "candidates.jsonl")
-    for number, line in enumerate(rounds):
-        folder, own = run / "rounds" / f"{number:03d}", episodes[first_drives() :][number * SMOKE.own_episodes :]
-        own = own[: SMOKE.own_episodes]
-        assert [episode.driver.member for episode in own] == [episode.seed % SMOKE.candidates for episode in own]
-        for member, candidate in enumerate(line["candidates"]):
-            scores = [episode.rewards.sum() for episode in own if episode.driver.member == member]
-            assert len(scores) == candidate["drives"] > 0
-            np.testing.assert_allclose(np.mean(scores), candidate["mean"])
-        driven = max(range(SMOKE.candidates), key=lambda member: line["candidates"][member]["mean"])
-        others = {each["candidate"]: each["real"]["mean"] for each in validated if each["round"] == number}
-        assert sorted([driven, *others]) == list(range(SMOKE.candidates))
-        means = {driven: line["real"]["mean"], **others}
-        chosen = max(means, key=means.get)
-        for name, member in (("controller", chosen), ("population", slice(None))):
-            kept_controller = Controller.from_pretrained(folder / name)
-            found = [Controller.from_pretrained(path) for path in sorted(folder.glob("candidates/*/controller"))]
-            expected = np.stack([each.parameters for each in found])[member]
-            assert np.array_equal(kept_controller.parameters, expected)
-        assert len(np.unique(expected, axis=0)) == SMOKE.candidates
+    others = {each["candidate"]: each["real"]["mean"] for each in validated if each["round"] == number}
+    assert sorted([driven, *others]) == list(range(SETTINGS.candidates))
+    means = {driven: line["real"]["mean"], **others}
+    candidates = parameters(folder.glob("candidates/*"))
+    assert len(np.unique(candidates, axis=0)) == SETTINGS.candidates
+    chosen = Controller.from_pretrained(folder / "controller").parameters
+    assert np.array_equal(chosen, candidates[max(means, key=means.get)])
+    assert np.array_equal(Controller.from_pretrained(folder / "population").parameters, candidates)
 
-        # they are those of the sought controllers that hard dreams pay best
-        sought = np.stack(
-            [Controller.from_pretrained(path).parameters for path in sorted(folder.glob("sought/*/controller"))]
-        )
-        assert len(sought) == SMOKE.sought
-        paid = hard_dreams(str(folder / "world_model"), sought, controller.config, SMOKE.max_steps)
-        best_paid = np.argsort(-paid)[: SMOKE.candidates]
-        assert np.array_equal(expected, sought[best_paid])
-        assert np.array_equal([candidate["dream"] for candidate in line["candidates"]], paid[best_paid])
 
-    # controllers evolved in the dream and on the real env, each generation once
-    evolved = [(folder, DREAM, SMOKE.controller.generations) for folder in sorted(run.glob("rounds/*/sought/*"))]
-    assert len(evolved) == SMOKE.rounds * SMOKE.sought
-    for folder, env, generations in (*evolved, (run / "controller-real", REAL, SMOKE.real_generations)):
+@pytest.mark.parametrize("number", range(SETTINGS.rounds))
+def test_a_rounds_candidates_are_the_sought_that_hard_dreams_pay_best(number, run):
+    line, folder = read_log(run / "rounds.jsonl")[number], run / "rounds" / f"{number:03d}"
+    sought = parameters(folder.glob("sought/*"))
+    assert len(sought) == SETTINGS.sought
+    config = Controller.from_pretrained(folder / "controller").config
+    paid = hard_dreams(str(folder / "world_model"), sought, config, SETTINGS.max_steps)
+    best = np.argsort(-paid)[: SETTINGS.candidates]
+    assert np.array_equal(parameters(folder.glob("candidates/*")), sought[best])
+    assert np.array_equal([candidate["dream"] for candidate in line["candidates"]], paid[best])
+
+
+def test_controllers_evolve_in_the_dream_and_on_the_real_env_each_generation_once(run):
+    sought = sorted(run.glob("rounds/*/sought/*"))
+    assert len(sought) == SETTINGS.rounds * SETTINGS.sought
+    evolved = [(folder, DREAM, SETTINGS.controller.generations) for folder in sought]
+    for folder, env, generations in (*evolved, (run / "controller-real", REAL, SETTINGS.real_generations)):
         lines = read_log(folder / "log.jsonl")
         assert [(line["env"], line["generation"]) for line in lines] == [(env, g + 1) for g in range(generations)]
         assert Controller.from_pretrained(folder / "controller").config.training["env"] == env

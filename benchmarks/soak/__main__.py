@@ -22,7 +22,7 @@ from benchmarks.soak import kills, mutations, steps, users
 from training.files import leaves
 
 PARTS: dict[str, Callable[[int], dict[str, Any]]] = {
-    "kills": lambda seed: kills.run(kills=30, inside=30, seed=seed),
+    "kills": lambda seed: kills.soak(anywhere=30, inside=30, seed=seed),
     "mutations": lambda seed: mutations.run(1500, seed),
     "users": lambda seed: users.run(12_000, seed),
     "steps": lambda seed: steps.run(10_000_000, 1000, seed),

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import trange
+from tqdm import tqdm
 
 from training.checkpoints import read_log
 
@@ -38,9 +40,12 @@ def tick():
     if not left:
         os.kill(os.getpid(), signal.SIGKILL)
 os.fsync, os.rename = deadly(os.fsync), deadly(os.rename)
-runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+runpy.run_module(sys.argv[0], run_name="__main__")
 """
-"""Runs a module that kills itself before or after the n-th time that it flushes or renames a file."""
+"""Runs a module that kills itself before or after the n-th time that it flushes or renames a file, or never for 0."""
+
+Kill = Callable[[Path, Sequence[str]], bool]
+"""Starts or resumes the loop of a folder and kills it; returns whether it did, as the loop may end before."""
 
 
 def start(folder: Path, arguments: Sequence[str], writes: int = 0) -> subprocess.Popen:
@@ -51,10 +56,9 @@ def start(folder: Path, arguments: Sequence[str], writes: int = 0) -> subprocess
         arguments: of the loop.
         writes: the moment to die at, in the middle of that write; 0 for none.
     """
-    command = ["-c", DEADLY, str(writes), "training.loop"] if writes else ["-m", "training.loop"]
     with (folder / "output.txt").open("w") as output:
         return subprocess.Popen(
-            [sys.executable, *command, "--run", RUN, *arguments],
+            [sys.executable, "-c", DEADLY, str(writes), "training.loop", "--run", RUN, *arguments],
             cwd=folder,
             env={**os.environ, "PYTHONPATH": str(REPOSITORY), "WANDB_MODE": "disabled"},
             stdout=output,
@@ -69,14 +73,46 @@ def end(process: subprocess.Popen, seconds: float | None) -> bool:
     Raises:
         RuntimeError: when it ended by itself with an error.
     """
-    try:
-        process.wait(seconds)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        try:
+            process.wait(seconds)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
     status = process.wait()
     if status not in (0, -signal.SIGKILL):
         raise RuntimeError(f"the loop ended with status {status}; its output is in its folder's output.txt")
     return status != 0
+
+
+def never(folder: Path, arguments: Sequence[str]) -> bool:
+    """Let the loop of a folder go on to its end."""
+    return end(start(folder, arguments), None)
+
+
+def after(seconds: float) -> Kill:
+    """Return a kill after so many seconds."""
+    return lambda folder, arguments: end(start(folder, arguments), seconds)
+
+
+def in_write(n: int) -> Kill:
+    """Return a kill before or after the n-th time that the loop flushes or renames a file."""
+    return lambda folder, arguments: end(start(folder, arguments, writes=n), None)
+
+
+def when(reached: Callable[[Path], bool]) -> Kill:
+    """Return a kill at the moment that a function of the run's folder finds reached."""
+
+    def kill(folder: Path, arguments: Sequence[str]) -> bool:
+        process = start(folder, arguments)
+        try:
+            while process.poll() is None and not reached(folder / RUN):
+                time.sleep(0.01)
+        finally:
+            killed = end(process, 0)
+        return killed
+
+    return kill
 
 
 def state(folder: Path) -> dict[str, Any]:
@@ -93,60 +129,61 @@ def state(folder: Path) -> dict[str, Any]:
 
 def finished(folder: Path) -> dict[str, Any]:
     """Return what no kill may change: episodes that were driven to their end, rounds and validations in the logs."""
-    kept: dict[str, Any] = {str(path): path.read_bytes() for path in (folder / RUN / "rollouts").glob("*.npz")}
+    episodes = (folder / RUN / "rollouts").glob("*.npz")
+    kept: dict[str, Any] = {str(path): (path.read_bytes(), path.stat().st_mtime_ns) for path in episodes}
     for log in (folder / RUN).glob("*.jsonl"):
         kept |= {f"{log} {i}": json.dumps(line) for i, line in enumerate(read_log(log))}
     return kept
 
 
-def run(kills: int, inside: int, seed: int = 0, arguments: Sequence[str] = ("--preset", "smoke")) -> dict[str, Any]:
-    """Kill runs so many times, let the last one go on to its end, and compare those that ended with an unkilled run.
+def run(kills: Sequence[Kill], place: Path, arguments: Sequence[str] = ("--preset", "smoke")) -> dict[str, Any]:
+    """Kill runs, let the last one go on to its end, and compare those that ended with an unkilled run.
 
     Args:
-        kills: at moments drawn by chance.
-        inside: further ones, in the middle of writing a file.
-        seed: of the moments.
+        kills: one after the other, each of the run that the one before killed, or of a new one where that had ended.
+        place: an empty folder, in which the unkilled run's is ``straight`` and the others' are ``0``, ``1``, ...
         arguments: of the loop.
 
     Returns:
-        The figures: kills made (a run may end before the moment comes); ``lost`` names what was finished before a kill
-        and was not there after it, ``different`` what came out otherwise than in the unkilled run, ``left``
+        The figures: ``kills`` made (a run may end before the moment comes); ``lost`` names what was finished before a
+        kill and was not there after it, ``different`` what came out otherwise than in the unkilled run, ``left``
         half-written files.
+
+    Raises:
+        RuntimeError: when a run ended with an error.
     """
-    rng, lost, different, left = np.random.default_rng(seed), [], [], []
-    runs, made = 0, {True: 0, False: 0}
-    plan = rng.permutation([True] * inside + [False] * kills)
-    with tempfile.TemporaryDirectory() as place:
-        straight = Path(place) / "straight"
-        straight.mkdir()
-        end(start(straight, arguments), None)
-        expected, going = state(straight), False
-        folder, before = straight, finished(straight)
-        for i in trange(len(plan) + 1, desc="kills", unit="kill"):
-            if not going:
-                folder, before, runs = Path(place) / str(runs), {}, runs + 1
-                folder.mkdir()
-            if i == len(plan):
-                going = end(start(folder, arguments), None)
-            elif plan[i]:
-                going = end(start(folder, arguments, writes=int(rng.integers(1, 40))), None)
-            else:
-                going = end(start(folder, arguments), rng.uniform(2, 12))
-            if i < len(plan):
-                made[bool(plan[i])] += going
-            after = finished(folder)
-            lost += [name for name, content in before.items() if after.get(name) != content]
-            before = after
-            if not going:
-                came = state(folder)
-                different += [name for name in expected | came if expected.get(name) != came.get(name)]
-                left += [str(path) for path in folder.rglob(".*.tmp")]
+    lost, different, left, runs, made = [], [], [], 0, 0
+    folder = place / "straight"
+    folder.mkdir()
+    going = never(folder, arguments)
+    expected, before = state(folder), finished(folder)
+    for kill in tqdm([*kills, never], desc="kills", unit="kill"):
+        if not going:
+            folder, before, runs = place / str(runs), {}, runs + 1
+            folder.mkdir()
+        going = kill(folder, arguments)
+        made += going
+        kept = finished(folder)
+        lost += [name for name, content in before.items() if kept.get(name) != content]
+        before = kept
+        if not going:
+            came = state(folder)
+            different += [name for name in expected | came if expected.get(name) != came.get(name)]
+            left += [str(path) for path in folder.rglob(".*.tmp")]
     return {
-        "kills": made[False],
-        "inside_writes": made[True],
+        "kills": made,
         "runs": runs,
         "files_compared": len(expected),
         "lost": lost,
         "different": different,
         "left": left,
     }
+
+
+def soak(anywhere: int, inside: int, seed: int) -> dict[str, Any]:
+    """Return the figures of kills at moments drawn by chance: so many at any time, and so many inside a write."""
+    rng = np.random.default_rng(seed)
+    drawn = [in_write(int(rng.integers(1, 40))) for _ in range(inside)]
+    drawn += [after(rng.uniform(2, 12)) for _ in range(anywhere)]
+    with tempfile.TemporaryDirectory() as place:
+        return run([drawn[i] for i in rng.permutation(len(drawn))], Path(place))
