@@ -123,14 +123,14 @@ def car_racing(box2d: None) -> Iterator[gym.Env]:
 
 def collecting(out: Path, **changes: Any) -> collect.Args:
     """Settings of two short drives."""
-    return replace(collect.Args(out=out, episodes=2, burst_rate=0.2, max_steps=30), **changes)
+    return replace(collect.Args(out=out, episodes=2, burst_rate=0.2, max_steps=30, workers=1), **changes)
 
 
 @pytest.fixture(scope="session")
 def drives(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two short drives of the real CarRacing."""
     folder = tmp_path_factory.mktemp("drives") / "rollouts"
-    collect.main(collecting(folder))
+    collect.main(collecting(folder, workers=2))
     return folder
 
 

@@ -31,7 +31,7 @@ def test_collect_writes_episodes_and_their_frames(drives):
 
 
 def test_the_same_arguments_drive_the_same_whatever_the_number_of_workers(drives, tmp_path):
-    collect.main(collecting(tmp_path, workers=1))
+    collect.main(collecting(tmp_path))
     for path in episode_files(drives):
         mine, its = Episode.load(path), Episode.load(tmp_path / path.name)
         for array in ("actions", "rewards", "tiles"):

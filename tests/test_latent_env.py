@@ -155,7 +155,21 @@ def test_actions_of_any_real_type_are_taken(env, convert):
 # --- rollout -------------------------------------------------------------------------------------------------------
 
 
-def test_rollout_gives_the_same_scores_in_one_env_in_lanes_and_in_processes(world_model_folder):
+@pytest.fixture(scope="module")
+def processes(world_model_folder):
+    """Two lanes of six steps, each in a process of its own, and this process's threads (it had 3) after making them."""
+    torch.set_num_threads(3)
+    envs = make_lanes(ID, 2, world_model=world_model_folder, max_episode_steps=6)
+    yield envs, torch.get_num_threads()
+    envs.close()
+
+
+def test_lanes_in_processes_leave_this_process_its_threads(processes):
+    _, threads = processes
+    assert threads == 3
+
+
+def test_rollout_gives_the_same_scores_in_one_env_in_lanes_and_in_processes(world_model_folder, processes):
     config = ControllerConfig()
     driver = Controller(np.random.default_rng(0).normal(0, 0.1, config.parameters), config)
     kwargs = {"world_model": world_model_folder, "max_episode_steps": 6}
@@ -166,7 +180,7 @@ def test_rollout_gives_the_same_scores_in_one_env_in_lanes_and_in_processes(worl
         gym.make(ID, **kwargs),
         make_lanes(ID, 1, **kwargs),
         gym.make_vec(ID, 2, vectorization_mode="sync", vector_kwargs=disabled, **kwargs),
-        make_lanes(ID, 2, **kwargs),
+        processes[0],
     ):
         results.append(sorted(rollout(env, driver, seeds), key=lambda result: result.index))
         env.close()
@@ -177,16 +191,6 @@ def test_rollout_gives_the_same_scores_in_one_env_in_lanes_and_in_processes(worl
         ] * 3
         assert [episode.score for episode in result] == pytest.approx([episode.score for episode in results[0]])
     assert len({episode.score for episode in results[0]}) == 3
-
-
-def test_lanes_in_processes_leave_this_process_its_threads(world_model_folder):
-    before = torch.get_num_threads()
-    torch.set_num_threads(3)
-    try:
-        make_lanes(ID, 2, world_model=world_model_folder).close()
-        assert torch.get_num_threads() == 3
-    finally:
-        torch.set_num_threads(before)
 
 
 def test_rollout_refuses_lanes_that_reset_themselves(world_model_folder):

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -42,6 +43,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT], ids=lambda how: how.name)
 def test_workers_do_not_outlive_a_stage(tmp_path, how):
     command = [sys.executable, "-m", "training.collect", "--out", str(tmp_path), "--episodes", "1000", "--workers", "2"]
+    command += ["--max-steps", "20"]
     stage = subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.DEVNULL, start_new_session=True)
     try:
         while not episode_files(tmp_path):
@@ -69,11 +71,11 @@ def test_an_interrupt_between_two_results_ends_the_workers_too(tmp_path, monkeyp
 
 
 @pytest.mark.parametrize("stage", ["collect", "encode", "train_vae", "train_rnn", "train_controller", "train_sb3"])
-def test_a_second_process_in_a_folder_is_told_so(tmp_path, stage):
-    command = [sys.executable, "-m", f"training.{stage}", "--out", str(tmp_path)]
-    with FileLock(tmp_path / ".lock"):
-        done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
-    assert done.returncode != 0 and "another process works in" in done.stderr
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules")
+def test_a_second_process_in_a_folder_is_told_so(tmp_path, stage, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [stage, "--out", str(tmp_path)])
+    with FileLock(tmp_path / ".lock"), pytest.raises(RuntimeError, match="another process works in"):
+        runpy.run_module(f"training.{stage}", run_name="__main__", alter_sys=True)
     assert [path.name for path in tmp_path.iterdir()] == [".lock"]
 
 

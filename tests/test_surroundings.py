@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from training import collect
+from training import collect, train_vae
 from training.checkpoints import load_checkpoint, read_log
 
 REPOSITORY = Path(__file__).parents[1]
@@ -89,20 +89,21 @@ def test_a_full_disk_loses_nothing(tmp_path):
     rollouts = tmp_path / "rollouts"
     collect.main(collect.Args(out=rollouts, episodes=1, max_steps=30, workers=1))
 
-    def train(folder, epochs, **kwargs):
-        flags = ["--rollouts", rollouts, "--out", tmp_path / folder, "--epochs", epochs, "--batch", 16]
-        return call("-m", "training.train_vae", *flags, "--no-track", **kwargs)
+    def train(folder, epochs):
+        train_vae.main(train_vae.Args(rollouts=rollouts, out=tmp_path / folder, epochs=epochs, batch=16, track=False))
 
-    assert train("full", 1).returncode == 0
+    train("full", 1)
     before = (tmp_path / "full" / "checkpoint.pt").read_bytes()
     room = len(before) // 2
-    full = train("full", 2, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (room, room)))
+    flags = ["--rollouts", rollouts, "--out", tmp_path / "full", "--epochs", 2, "--batch", 16, "--no-track"]
+    limit = {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))}
+    full = call("-m", "training.train_vae", *flags, **limit)
     assert full.returncode == 1 and "OSError: [Errno 27]" in full.stderr, full.stderr
     assert (tmp_path / "full" / "checkpoint.pt").read_bytes() == before
     assert not list((tmp_path / "full").glob(".*.tmp"))
 
-    assert train("full", 2).returncode == 0
-    assert train("wide", 1).returncode == 0 and train("wide", 2).returncode == 0
+    for folder, epochs in (("full", 2), ("wide", 1), ("wide", 2)):
+        train(folder, epochs)
     gone_on, straight = (load_checkpoint(tmp_path / folder / "checkpoint.pt") for folder in ("full", "wide"))
     assert all(torch.equal(gone_on["model"][name], value) for name, value in straight["model"].items())
     assert read_log(tmp_path / "full" / "log.jsonl") == read_log(tmp_path / "wide" / "log.jsonl")

@@ -35,7 +35,7 @@ def small(monkeypatch):
 
     def settings(algo, env):
         early = (
-            {"learning_starts": 20, "buffer_size": 1000}
+            {"learning_starts": 150, "buffer_size": 1000}
             if issubclass(algorithm(algo), train_sb3.OffPolicyAlgorithm)
             else {}
         )
@@ -170,7 +170,7 @@ def test_rl_zoo3_reads_the_hyperparameter_files(file, tmp_path):
     if find_spec("rl_zoo3") is None:  # not imported: it changes gymnasium's TimeLimit
         pytest.skip("needs rl_zoo3")
     command = [sys.executable, "-m", "rl_zoo3.train", "--algo", file.stem, "--env", DREAM, "--gym-packages", "wm_gym"]
-    command += ["--conf-file", str(file), "--log-folder", str(tmp_path), "--n-timesteps", "200", "--eval-freq", "-1"]
+    command += ["--conf-file", str(file), "--log-folder", str(tmp_path), "--n-timesteps", "64", "--eval-freq", "-1"]
     command += ["--verbose", "0", "--hyperparams", "n_envs:1"]
     command += ["n_steps:32"] if file.stem == "ppo" else ["learning_starts:50", "buffer_size:1000"]
     alone = {**os.environ, "OMP_NUM_THREADS": "1"}
