@@ -38,7 +38,7 @@ from training.drives import drive, write_video
 from training.files import alone, keep_settings, write_atomic
 from training.presets import MOST_CANDIDATES
 from training.tracking import track, track_video, tracking
-from training.train_controller import DREAM, REAL, make_weighed
+from training.train_controller import DREAM, REAL, Tremble, make_weighed
 from wm_gym.evaluate import EpisodeResult, make_lanes, rollout, summarize
 from wm_gym.policies import RescaledPolicy, load_policy
 from wm_gym.sb3 import SB3VecEnv, algorithm
@@ -72,6 +72,8 @@ class Args:
     """dreams start at the first frame of an "episode", or from "any" stored moment"""
     objective: gradient.Objective = field(default_factory=gradient.Objective)
     """what of a dream's pay counts"""
+    disturbance: float = 0.0
+    """standard deviation of a tremble of actions in the dream, as a share of half their range"""
     max_steps: int = 1000
     """steps of an episode at most"""
     evaluations: int = 10
@@ -214,12 +216,14 @@ def main(args: Args) -> Path:
     """Train until steps or minutes are used up, and return the zip of the agent that validated best.
 
     Raises:
-        ValueError: for an unknown algorithm or env, other settings than the folder was begun with, or more validations
-            than a run may choose among.
+        ValueError: for an unknown algorithm or env, a tremble on the real one, other settings than the folder was begun
+            with, or more validations than a run may choose among.
         ImportError: when the algorithm's package is not installed.
     """
     if args.env not in (DREAM, REAL):
         raise ValueError(f"--env must be {DREAM} or {REAL}, got {args.env!r}")
+    if args.env == REAL and args.disturbance:
+        raise ValueError("a tremble is for dreams: use --disturbance 0 on the real env")
     if not 1 <= args.evaluations <= MOST_CANDIDATES:
         raise ValueError(f"a run validates 1 to {MOST_CANDIDATES} times, got --evaluations {args.evaluations}")
     kind, found = algorithm(args.algo), hyperparameters(args.algo, args.env)
@@ -230,7 +234,10 @@ def main(args: Args) -> Path:
     kwargs: dict[str, Any] = {"world_model": args.world_model, "max_episode_steps": args.max_steps}
     if args.env == DREAM:
         kwargs |= {"temperature": args.temperature, "starts": args.starts, "device": device}
-    envs = VecMonitor(SB3VecEnv(make_weighed(args.env, lanes, args.objective, **kwargs)))
+    weighed = make_weighed(args.env, lanes, args.objective, **kwargs)
+    if args.disturbance:
+        weighed = Tremble(weighed, args.disturbance, lanes, args.seed)
+    envs = VecMonitor(SB3VecEnv(weighed))
 
     saved = args.out / f"{args.algo}.zip"
     agent: Any
