@@ -32,7 +32,7 @@ def make_world_model(kind: str = "lstm", **config) -> WorldModel:
         z=rng.standard_normal((ALL_STARTS, WINDOW + 1, 32)).astype(np.float32),
         actions=rng.uniform([-1, 0, 0], [1, 1, 1], (ALL_STARTS, WINDOW, 3)).astype(np.float32),
         length=length,
-        tiles=np.where(length > 0, 20.0, 0.0).astype(np.float32),
+        gained=np.where(length > 0, 20.0, 0.0).astype(np.float32),
     )
     return WorldModel(WorldModelConfig(memory=sizes, **config), vae, memory, starts)
 

@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from stable_baselines3.common.env_checker import check_env as check_env_for_sb3
 
-from wm_gym.envs.dream import DreamCarRacing
+from wm_gym.envs.dream import DreamEnv
 from wm_gym.models.vae import VAE
 from wm_gym.world_model import RewardConfig, WorldModel
 
@@ -177,7 +177,7 @@ def test_is_made_again_from_its_spec(make, change):
 def test_wrong_arguments_are_named(world_model_folder, wrong):
     (name,) = wrong
     with pytest.raises(ValueError, match="no_such_model" if name == "world_model" else name):
-        DreamCarRacing(**{"world_model": world_model_folder, **wrong})
+        DreamEnv(**{"world_model": world_model_folder, **wrong})
 
 
 # --- determinism ---------------------------------------------------------------------------------------------------
@@ -312,7 +312,7 @@ def test_start_gives_the_latent_and_the_memory_of_its_window(env, world_model, i
         hidden, _ = memory.unroll(*window, memory.initial_state(1))
         np.testing.assert_allclose(observation[Z:], hidden[0, -1], atol=1e-5)
         assert abs(observation[Z:]).max() > 1e-3
-    assert env.unwrapped.get_state().tiles.tolist() == [starts.tiles[index]]
+    assert env.unwrapped.get_state().tiles.tolist() == [starts.gained[index]]
 
 
 @pytest.mark.parametrize("dtype", [int, np.int8, np.uint8, np.int32, np.uint64, np.array])
@@ -500,7 +500,7 @@ def test_mode_is_deterministic_but_for_the_start(make):
 def short_laps(tmp_path_factory):
     """A world model with rules of its own and laps of 30 tiles."""
     folder = tmp_path_factory.mktemp("short_laps") / "world_model"
-    reward = RewardConfig(scale=2.5, per_step=-0.5, failure=-7.0, lap_tiles=30.0)
+    reward = RewardConfig(scale=2.5, per_step=-0.5, end=-7.0, goal=30.0)
     make_world_model(reward=reward).save(folder)
     return str(folder)
 
@@ -515,7 +515,7 @@ def test_reward_is_expected_tiles_times_scale_plus_per_step(make, world_model, s
         observation, reward, terminated, _, info = env.step(action)
         assert type(reward) is float
         if not terminated:
-            tiles = world_model.memory.predict(torch.from_numpy(observation[Z:])).tiles
+            tiles = world_model.memory.predict(torch.from_numpy(observation[Z:])).gain
             assert reward == pytest.approx(tiles.item() * scale + per_step, abs=1e-4)
             assert info == {}
         else:
@@ -530,7 +530,7 @@ def test_reward_is_expected_tiles_times_scale_plus_per_step(make, world_model, s
 def test_a_dream_pays_for_one_lap_and_ends(make, world_model, short_laps, start):
     env = make(world_model=short_laps, sampling="mode")
     env.reset(options={"start": start})
-    left = 30 - world_model.starts.tiles[start]
+    left = 30 - world_model.starts.gained[start]
     rewards, terminated = [], False
     while not terminated:
         assert sum(rewards) + 0.5 * len(rewards) < left * 2.5 - 0.01
@@ -545,7 +545,7 @@ def test_a_dream_pays_for_one_lap_and_ends(make, world_model, short_laps, start)
 def test_no_tile_is_paid_beyond_the_lap(make):
     env = make(sampling="mode")
     env.reset(seed=0)
-    env.unwrapped.dream.tiles.fill(295 - 0.25)
+    env.unwrapped.dream.gained.fill(295 - 0.25)
     _, reward, terminated, _, info = env.step(COAST)
     assert (terminated, info) == (True, {"lap_finished": True})
     assert reward == pytest.approx(0.25 * 1000 / 295 - 0.1, abs=1e-4)
@@ -561,7 +561,7 @@ def test_leaving_the_playfield_is_no_finished_lap(env):
 
 def test_a_failure_at_the_last_tile_is_a_failure(env):
     state, _ = drive_to_the_end(env, seed=0)
-    env.reset(options={"state": replace(state, tiles=np.full_like(state.tiles, 294.99))})
+    env.reset(options={"state": replace(state, gained=np.full_like(state.gained, 294.99))})
     _, reward, terminated, _, info = env.step(COAST)
     assert (reward, terminated, info) == (-100.0, True, {"lap_finished": False})
 

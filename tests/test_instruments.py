@@ -12,17 +12,20 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from torch import nn
 
 from training import closed_loop, open_loop
-from training.closed_loop import BIN, DREAM, REAL, Drive, Recorder, alarms, compare, drive
+from training.closed_loop import BIN, Drive, Recorder, alarms, compare, drive
 from training.encode import fingerprint
 from training.latents import LatentEpisode
 from training.open_loop import on_road
+from wm_gym.car_racing import ScriptedDriver, lap_reward
 from wm_gym.envs.fast_car_racing import FastCarRacing
 from wm_gym.evaluate import EpisodeResult, make_lanes, rollout
-from wm_gym.frames import VERSIONS, encoder_input
+from wm_gym.frames import encoder_input
 from wm_gym.models.controller import Controller
 from wm_gym.models.memory import Prediction
-from wm_gym.policies import ActionBursts, ScriptedDriver
-from wm_gym.world_model import RewardConfig, WorldModel
+from wm_gym.policies import ActionBursts
+from wm_gym.world_model import WorldModel
+
+DREAM, REAL = "DreamCarRacing-v0", "LatentCarRacing-v0"
 
 Z = 32
 
@@ -80,9 +83,7 @@ def toy_drive(seed, steps):
     mu = np.zeros((steps + 1, Z), np.float32)
     mu[:, 0] = np.arange(steps + 1) / 100
     mu[1:, 1] = np.cumsum(actions[:, 0])
-    return LatentEpisode(
-        seed, "toy", mu, np.zeros_like(mu), actions, actions[:, 1].astype(np.int16), 300, False, "random"
-    )
+    return LatentEpisode(seed, "toy", mu, np.zeros_like(mu), actions, actions[:, 1], 300, False, "random")
 
 
 @pytest.fixture(scope="module")
@@ -96,10 +97,10 @@ def test_a_memory_that_knows_the_world_is_right_at_every_horizon(toy_drives):
     assert [line["steps"] for line in report["horizons"]] == [1, 7, 20]
     for line in report["horizons"]:
         assert line["z_rmse"] < 1e-5 < 1e-3 < line["copy_rmse"]
-        assert line["tiles_dream"] == pytest.approx(line["tiles_real"])
-        assert line["tiles_real"] == pytest.approx(line["steps"] / 2, rel=0.2, abs=0.3)
-        assert line["tiles_rmse"] < 1e-5
-        assert line["tiles_correlation"] == pytest.approx(1)
+        assert line["gain_dream"] == pytest.approx(line["gain_real"])
+        assert line["gain_real"] == pytest.approx(line["steps"] / 2, rel=0.2, abs=0.3)
+        assert line["gain_rmse"] < 1e-5
+        assert line["gain_correlation"] == pytest.approx(1)
         assert line["frame_rmse"] == 0 < line["copy_frame_rmse"]
         assert line["road_agrees"] == 1
         assert line["road_dream"] == line["road_real"]
@@ -116,9 +117,9 @@ def test_a_memory_that_copies_is_as_good_as_copying(toy_drives):
 def test_a_memory_that_pays_too_much_shows_in_the_tiles_alone(toy_drives):
     report = open_loop.open_loop(toy_model(more_tiles=0.25), toy_drives, horizons=(1, 10), moments=30)
     for line in report["horizons"]:
-        assert line["tiles_dream"] - line["tiles_real"] == pytest.approx(0.25 * line["steps"], abs=1e-4)
-        assert line["tiles_rmse"] == pytest.approx(0.25 * line["steps"], abs=1e-4)
-        assert line["tiles_correlation"] == pytest.approx(1)
+        assert line["gain_dream"] - line["gain_real"] == pytest.approx(0.25 * line["steps"], abs=1e-4)
+        assert line["gain_rmse"] == pytest.approx(0.25 * line["steps"], abs=1e-4)
+        assert line["gain_correlation"] == pytest.approx(1)
         assert line["z_rmse"] < 1e-5
 
 
@@ -153,7 +154,7 @@ def test_the_open_loop_command_uses_held_out_drives_of_its_own_v(world_model_fol
         open_loop.main(args)
 
 
-@pytest.mark.parametrize("version", sorted(VERSIONS))
+@pytest.mark.parametrize("version", ["crop84", "full96", "gauges96"])
 def test_road_under_the_car_is_seen_where_the_wheels_touch_it(version):
     env = FastCarRacing()
     env.reset(seed=500_002)
@@ -179,7 +180,9 @@ def made(rewards, z=None, failed=False, finished=False, seed=0):
     rewards = np.array(rewards, np.float64)
     if z is None:
         z = np.random.default_rng(seed).standard_normal((len(rewards) + 1, Z))
-    result = EpisodeResult(seed, seed, float(rewards.sum()), len(rewards), failed or finished, finished)
+    result = EpisodeResult(
+        seed, seed, float(rewards.sum()), len(rewards), failed or finished, finished if failed or finished else None
+    )
     return Drive(z, rewards, result)
 
 
@@ -259,7 +262,7 @@ def test_pay_counts_drives_that_still_run_and_no_price_of_failing():
             "dream": {"mean": None, "error": None, "drives": 0},
         },
     ]
-    assert (report["real"]["lap_finished"], report["real"]["failed"]) == (pytest.approx(1 / 3), pytest.approx(1 / 3))
+    assert (report["real"]["finished"], report["real"]["failed"]) == (pytest.approx(1 / 3), pytest.approx(1 / 3))
     assert report["real"]["max"] == 200
     assert report["changes"]["std_ratio"]["median"] == pytest.approx(1, abs=0.2)
     assert compare(real, [made([1.0] * 10)])["changes"] is None
@@ -291,8 +294,8 @@ def test_spread_tells_scale_tails_and_changes():
 
 
 def test_a_dream_that_claims_more_than_the_road_can_pay_raises_an_alarm():
-    reward = RewardConfig()
-    lap = reward.lap_tiles * reward.scale
+    reward = lap_reward()
+    lap = reward.goal * reward.scale
     assert alarms([made([lap / 760 - 0.1] * 760, finished=True)], reward) == []  # a very good lap
     assert alarms([made([1.2] * 400)] * 3, reward) == []
     (sentence,) = alarms([made([lap / 600 - 0.1] * 600, finished=True)], reward)

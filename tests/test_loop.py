@@ -13,10 +13,11 @@ import numpy as np
 from training.checkpoints import read_log
 from training.presets import PRESETS
 from training.rollouts import Episode, episode_files, open_frames
-from training.train_controller import DREAM, REAL, hard_dreams
+from training.train_controller import hard_dreams
 from wm_gym.models.controller import Controller
 from wm_gym.world_model import WorldModel
 
+DREAM, REAL = "DreamCarRacing-v0", "LatentCarRacing-v0"
 REPOSITORY = Path(__file__).parents[1]
 SMOKE = PRESETS["smoke"]
 

@@ -15,9 +15,10 @@ from torch.nn import functional as F
 from benchmarks import memories
 from training.checkpoints import save_checkpoint
 from training.encode import fingerprint
-from training.latents import LatentEpisode
+from training.latents import LatentEpisode, Sequences
 from training.train_rnn import Args as TrainArgs
-from training.train_rnn import Sequences, losses, validate
+from training.train_rnn import losses, validate
+from wm_gym.car_racing import lap_reward
 from wm_gym.models.ensemble import Ensemble, EnsembleConfig
 from wm_gym.models.kinds import KINDS, make_memory
 from wm_gym.models.mdn_rnn import MDNRNN, MDNRNNConfig
@@ -44,15 +45,15 @@ def inputs(lanes, steps, seed=0):
 def test_losses_of_the_lstm_are_to_the_bit_those_without_members():
     torch.manual_seed(0)
     memory = MDNRNN(MDNRNNConfig(1, 1, 16, 2))
-    part = Sequences.of(toy_episodes(np.random.default_rng(0), 7, 12), torch.device("cpu"))
+    part = Sequences.of(toy_episodes(np.random.default_rng(0), 7, 12), torch.device("cpu"), lap_reward())
     steps, state = slice(0, part.actions.shape[1]), memory.initial_state(7)
     each, _ = losses(memory, part.mu, part, steps, state)
     prediction = memory.predict(memory.unroll(part.mu[:, steps], part.actions, state)[0])
     expected = torch.stack(
         [
             mixture_nll(prediction, part.mu[:, 1:]),
-            F.poisson_nll_loss(prediction.tiles, part.tiles, log_input=False, reduction="none"),
-            F.binary_cross_entropy_with_logits(prediction.end_logit, part.failed, reduction="none"),
+            F.poisson_nll_loss(prediction.gain, part.gains, log_input=False, reduction="none"),
+            F.binary_cross_entropy_with_logits(prediction.end_logit, part.ended, reduction="none"),
         ]
     )
     expected = (expected * part.valid).sum((1, 2)) / part.valid.sum().clamp_min(1)
@@ -168,7 +169,7 @@ def test_an_ensemble_predicts_the_equal_mixture_of_its_members(ensemble):
     log_normal = torch.distributions.Normal(each.mu, each.log_sigma.exp()).log_prob(z.unsqueeze(-1))
     density = (each.logits.softmax(-1) * log_normal.exp()).sum(-1).mean(0)
     torch.testing.assert_close(mixture_nll(together, z), -density.log().sum(-1), atol=1e-4, rtol=1e-5)
-    torch.testing.assert_close(together.tiles, each.tiles.mean(0))
+    torch.testing.assert_close(together.gain, each.gain.mean(0))
     torch.testing.assert_close(together.end_logit.sigmoid(), each.end_logit.sigmoid().mean(0))
 
 
@@ -195,7 +196,7 @@ def test_members_that_are_alike_agree_and_disagree_when_one_is_moved():
 
 def test_a_member_learns_from_its_own_errors_alone():
     torch.manual_seed(0)
-    part = Sequences.of(toy_episodes(np.random.default_rng(0), 5, 9), torch.device("cpu"))
+    part = Sequences.of(toy_episodes(np.random.default_rng(0), 5, 9), torch.device("cpu"), lap_reward())
     memory = Ensemble(EnsembleConfig(1, 1, 8, 2, members=2))
     steps, gradients = slice(0, part.actions.shape[1]), []
     for _ in range(2):
@@ -340,9 +341,9 @@ def drive_of(model, steps, seed):
         mu=rng.standard_normal((steps + 1, 32)).astype(np.float32),
         logvar=np.full((steps + 1, 32), -4, np.float32),
         actions=rng.uniform([-1, 0, 0], [1, 1, 1], (steps, 3)).astype(np.float32),
-        tiles=rng.integers(0, 2, steps).astype(np.int16),
-        track_tiles=300,
-        failed=False,
+        gains=rng.integers(0, 2, steps).astype(np.float32),
+        goal=300,
+        ended=False,
         label="random",
     )
 
@@ -351,7 +352,7 @@ def test_the_nll_along_a_drive_is_the_one_that_training_reports():
     model = make_world_model()
     drive = drive_of(model, 40, 0)
     found = memories.along_drives(model, [drive], seed=0)
-    expected = validate(model.memory, [drive], TrainArgs(), torch.device("cpu"))
+    expected = validate(model.memory, [drive], TrainArgs(), torch.device("cpu"), lap_reward())
     assert found["nll"] == pytest.approx(expected[0], rel=1e-5)
     assert found["disagreement_correlation"] is None
 

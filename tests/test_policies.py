@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from stable_baselines3 import A2C, PPO
 
+from wm_gym.car_racing import ScriptedDriver
 from wm_gym.models.controller import Controller, ControllerConfig
-from wm_gym.policies import ActionBursts, Policy, RandomPolicy, ScriptedDriver, load_policy
+from wm_gym.policies import ActionBursts, Policy, RandomPolicy, load_policy
 
 KINDS = ["random", "scripted", "car_racing", "controller", "ppo_dream.zip", "a2c.zip"]
 ACTIONS = Box(np.array([-1, 0, 0], np.float32), np.array([1, 1, 1], np.float32))

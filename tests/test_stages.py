@@ -73,10 +73,10 @@ def noise(tmp_path_factory):
             seed=seed,
             actions=rng.uniform([-1, 0, 0], [1, 1, 1], (steps, 3)).astype(np.float32),
             rewards=np.zeros(steps, np.float32),
-            tiles=rng.integers(0, 3, steps).astype(np.int16),
-            track_tiles=300,
+            counts=rng.integers(0, 3, steps).astype(np.int16),
+            goal=300,
             terminated=seed == 2,
-            lap_finished=False,
+            finished=False,
             driver=Driver("random", "random"),
         ).save(run / "rollouts")
     train_vae.main(training(train_vae, run, run / "vae"))
@@ -111,10 +111,10 @@ def test_collect_writes_episodes_and_their_frames(drives):
     assert [episode.seed for episode in episodes] == [0, 1]
     for episode in episodes:
         assert episode.actions.shape == (30, 3)
-        assert episode.rewards.shape == episode.tiles.shape == (30,)
+        assert episode.rewards.shape == episode.counts.shape == (30,)
         assert open_frames(drives, episode.seed, FRAMES).shape == (31, 64, 64, 3)
         assert episode.driver == Driver("random", "random", burst_rate=0.2)
-        expected = 1000 / episode.track_tiles * episode.tiles - 0.1  # reset itself visits none
+        expected = 1000 / episode.goal * episode.counts - 0.1  # reset itself visits none
         np.testing.assert_allclose(episode.rewards, expected, rtol=1e-4)
     assert not np.array_equal(episodes[0].actions, episodes[1].actions)
 
@@ -123,7 +123,7 @@ def test_the_same_arguments_drive_the_same_whatever_the_number_of_workers(drives
     collect.main(collecting(tmp_path, workers=1))
     for path in episode_files(drives):
         mine, its = Episode.load(path), Episode.load(tmp_path / path.name)
-        for array in ("actions", "rewards", "tiles"):
+        for array in ("actions", "rewards", "counts"):
             assert getattr(mine, array).tobytes() == getattr(its, array).tobytes()
         assert (
             frames_file(drives, mine.seed, FRAMES).read_bytes() == frames_file(tmp_path, mine.seed, FRAMES).read_bytes()
@@ -318,7 +318,7 @@ def test_all_members_meet_the_same_seeds(world_model_folder):
     members = np.stack([one, other, one, one])
     results = []
     for lanes in (8, 3, 1):  # all at once, with lanes left over, one after the other
-        envs = make_lanes(train_controller.DREAM, lanes, world_model=world_model_folder, max_episode_steps=8)
+        envs = make_lanes("DreamCarRacing-v0", lanes, world_model=world_model_folder, max_episode_steps=8)
         results.append(train_controller.evaluate(envs, members, seeds, config))
         apart = [train_controller.evaluate(envs, members[:2], seeds[[i]], config) for i in range(2)]
         envs.close()
@@ -391,10 +391,10 @@ def test_cma_es_follows_the_objective(world_model_folder, tmp_path):
 def test_the_real_env_has_no_gradients_and_pays_in_full(world_model_folder, tmp_path):
     with pytest.raises(ValueError, match="weighed step by step"):
         objective = gradient.Objective(beyond=0.5)
-        train_controller.main(evolving(world_model_folder, tmp_path, env=train_controller.REAL, objective=objective))
+        train_controller.main(evolving(world_model_folder, tmp_path, env="LatentCarRacing-v0", objective=objective))
     with pytest.raises(ValueError, match="only a dream has gradients"):
         train_controller.main(
-            evolving(world_model_folder, tmp_path, env=train_controller.REAL, gradient=gradient.Args(steps=1))
+            evolving(world_model_folder, tmp_path, env="LatentCarRacing-v0", gradient=gradient.Args(steps=1))
         )
 
 
@@ -449,7 +449,7 @@ def test_a_disturbance_trembles_actions_by_its_share_of_half_their_range(disturb
 
 
 def test_lanes_tremble_as_gradients_do(world_model_folder):
-    dreams = make_lanes(train_controller.DREAM, 4000, world_model=world_model_folder)
+    dreams = make_lanes("DreamCarRacing-v0", 4000, world_model=world_model_folder)
     lanes, still = train_controller.Tremble(dreams, 0.3, alike=2000), np.zeros((4000, 3), np.float32)
     actions = np.stack([lanes.actions(still) for _ in range(60)])
     lanes.close()
@@ -483,9 +483,7 @@ def test_gradients_raise_what_dreams_pay(kind, tmp_path):
     args = gradient.Args(steps=30, walkers=16, acting=8, coasting=4, length=20, learning_rate=0.02)
     zeros, objective = np.zeros(config.parameters), gradient.Objective()
     found = gradient.ascend(model, zeros, config, args, objective, temperature=1.0, seed=0)
-    envs = make_lanes(
-        train_controller.DREAM, 64, world_model=str(tmp_path / "model"), max_episode_steps=12, starts="any"
-    )
+    envs = make_lanes("DreamCarRacing-v0", 64, world_model=str(tmp_path / "model"), max_episode_steps=12, starts="any")
     seeds = np.arange(32)
     before, after = train_controller.evaluate(envs, np.stack([np.zeros_like(found), found]), seeds, config)
     envs.close()
@@ -500,8 +498,8 @@ def test_patience_ends_a_drive_that_finds_no_new_tile(tmp_path):
     (episode,) = [Episode.load(path) for path in episode_files(tmp_path)]
     assert not episode.terminated
     assert len(episode.actions) < 400
-    assert not episode.tiles[-20:].any()
-    assert episode.tiles[-21] > 0
+    assert not episode.counts[-20:].any()
+    assert episode.counts[-21] > 0
 
 
 def test_novelty_is_the_error_on_new_frames_over_the_error_on_old_ones(noise, tmp_path):

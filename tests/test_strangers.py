@@ -226,7 +226,7 @@ def test_actions_that_are_not_car_racings_are_refused_when_the_env_is_made(model
 
 @pytest.mark.parametrize(
     ("name", "dtype"),
-    [("length", np.float32), ("length", np.uint8), ("length", bool), ("z", np.int8), ("tiles", np.int64)],
+    [("length", np.float32), ("length", np.uint8), ("length", bool), ("z", np.int8), ("gained", np.int64)],
 )
 def test_starts_of_other_types_are_refused(model, name, dtype):
     path = model / "starts.safetensors"
@@ -245,8 +245,8 @@ def test_short_integers_are_lengths_too(model, dtype):
 
 @pytest.mark.parametrize("tiles", [-1, 400])
 def test_tiles_beyond_a_lap_are_refused(model, tiles):
-    edit(model / "starts.safetensors", tiles=np.full(4, tiles, np.float16))
-    refuses(WorldModel.load, model, r"starts\.safetensors: the tiles.*295")
+    edit(model / "starts.safetensors", gained=np.full(4, tiles, np.float16))
+    refuses(WorldModel.load, model, r"starts\.safetensors: gained.*295")
 
 
 @pytest.mark.parametrize(("limit", "value"), [("LONGEST_WINDOW", 2), ("MOST_STATES", 15), ("MOST_PRODUCTS", 10_000)])

@@ -201,9 +201,9 @@ def test_agrees_with_sync_vector_env_at_the_end_of_laps(make, make_sync):
     native, sync = (maker(4, autoreset_mode=SAME_STEP, sampling="mode") for maker in (make, make_sync))
     native.reset(seed=0)
     sync.reset(seed=0)
-    native.dream.tiles[[0, 2]] = 293.5
+    native.dream.gained[[0, 2]] = 293.5
     for lane in (0, 2):
-        sync.envs[lane].unwrapped.dream.tiles.fill(293.5)
+        sync.envs[lane].unwrapped.dream.gained.fill(293.5)
     finished = np.zeros(4, int)
     for actions in some_actions(12, 4):
         step, expected = native.step(actions), sync.step(actions)
@@ -332,7 +332,7 @@ def test_the_registered_time_limit_is_the_default(make):
     envs.reset(options={"start": 0})
     truncated = []
     for _ in range(1000):
-        envs.dream.tiles = np.zeros(1, np.float32)  # no lap ends
+        envs.dream.gained = np.zeros(1, np.float32)  # no lap ends
         truncated.append(envs.step(np.zeros((1, 3)))[3].item())
     assert truncated == [False] * 999 + [True]
 
@@ -341,7 +341,7 @@ def test_no_time_limit(make):
     envs = make(1, sampling="mode", max_episode_steps=-1)
     envs.reset(options={"start": 0})
     for _ in range(1100):
-        envs.dream.tiles = np.zeros(1, np.float32)
+        envs.dream.gained = np.zeros(1, np.float32)
         assert not envs.step(np.zeros((1, 3)))[3].any()
 
 

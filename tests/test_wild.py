@@ -12,7 +12,7 @@ from gymnasium.error import ClosedEnvironmentError, ResetNeeded
 
 from benchmarks.soak import steps, users
 from wm_gym.dream import NOISE_BLOCK
-from wm_gym.envs.latent import LatentCarRacing
+from wm_gym.envs.latent import LatentEnv
 from wm_gym.world_model import WorldModel
 
 DREAM, REAL = "DreamCarRacing-v0", "LatentCarRacing-v0"
@@ -169,9 +169,9 @@ SPOILT = {
     "cursor shape": (lambda state: replace(state, cursor=state.cursor[None]), r"state\.cursor must be a ndarray"),
     "cursor below": (lambda state: replace(state, cursor=state.cursor * 0 - 1), r"state\.cursor must hold"),
     "cursor above": (lambda state: replace(state, cursor=state.cursor * 0 + NOISE_BLOCK + 1), "from 0 to 32"),
-    "tiles shape": (lambda state: replace(state, tiles=np.zeros(9, np.float32)), r"got float32 \(9,\)"),
-    "tiles beyond": (lambda state: replace(state, tiles=state.tiles * 0 + 296), r"state\.tiles must hold .* 295"),
-    "tiles below": (lambda state: replace(state, tiles=state.tiles - 1), r"state\.tiles must hold"),
+    "tiles shape": (lambda state: replace(state, gained=np.zeros(9, np.float32)), r"got float32 \(9,\)"),
+    "tiles beyond": (lambda state: replace(state, gained=state.gained * 0 + 296), r"state\.gained must hold .* 295"),
+    "tiles below": (lambda state: replace(state, gained=state.gained - 1), r"state\.gained must hold"),
     "z type": (lambda state: replace(state, z=state.z.double()), r"state\.z must be a Tensor.*got torch\.float64"),
     "z array": (lambda state: replace(state, z=state.z.numpy()), r"state\.z must be a Tensor"),
     "z nan": (lambda state: replace(state, z=state.z * torch.nan), r"state\.z must hold numbers"),
@@ -238,7 +238,7 @@ def test_a_closed_env_has_no_episode_until_it_is_reset(make, kind):
 
 
 def test_the_real_env_needs_a_reset_before_its_first_step_and_after_the_end(world_model_folder):
-    wild, calm = (LatentCarRacing(world_model=world_model_folder) for _ in range(2))
+    wild, calm = (LatentEnv(world_model=world_model_folder) for _ in range(2))
     for call in (lambda: wild.step(COAST), wild.get_wrapper_attr("get_state")):
         with pytest.raises(ResetNeeded, match="call reset"):
             call()
