@@ -1,32 +1,19 @@
 """What only a Transformer or an ensemble does, and that the LSTM is what it was."""
 
-import json
-from dataclasses import asdict, replace
-
-import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from conftest import make_world_model
-from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from test_models import toy_episodes
 from torch.nn import functional as F
 
-from benchmarks import memories
-from training.checkpoints import save_checkpoint
-from training.encode import fingerprint
-from training.latents import LatentEpisode, Sequences
-from training.train_rnn import Args as TrainArgs
-from training.train_rnn import losses, validate
+from training.latents import Sequences
+from training.train_rnn import losses
 from wm_gym.car_racing import lap_reward
 from wm_gym.models.ensemble import Ensemble, EnsembleConfig
 from wm_gym.models.kinds import KINDS, make_memory
 from wm_gym.models.mdn_rnn import MDNRNN, MDNRNNConfig
-from wm_gym.models.memory import mixture_mean, mixture_nll
+from wm_gym.models.memory import mixture_nll
 from wm_gym.models.transformer import Transformer, TransformerConfig
-
-ID = "DreamCarRacing-v0"
-COAST = np.zeros(3, np.float32)
 
 
 def unrolled(memory, z, actions):
@@ -208,182 +195,3 @@ def test_a_member_learns_from_its_own_errors_alone():
     for first, second in zip(*gradients, strict=True):
         torch.testing.assert_close(first[0], second[0])
         assert first[0].any() and not torch.equal(first[1], second[1])
-
-
-# --- dreams of an ensemble -----------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    made = tmp_path_factory.mktemp("ensemble") / "world_model"
-    make_world_model("ensemble").save(made)
-    return str(made)
-
-
-def test_a_dream_tells_how_much_its_members_disagree(folder):
-    env = gym.make(ID, world_model=folder)
-    assert env.reset(seed=0)[1] == {}
-    memory = env.unwrapped.dream.world_model.memory
-    for _ in range(5):
-        observation, _, terminated, _, info = env.step(COAST)
-        assert type(info["disagreement"]) is float
-        expected = memory.predict(torch.from_numpy(observation[None, 32:])).disagreement.item()
-        assert info["disagreement"] == pytest.approx(expected, rel=1e-5)
-        if terminated:
-            env.reset()
-
-
-def test_the_penalty_is_paid_and_changes_nothing_else(folder):
-    plain, wary = gym.make(ID, world_model=folder), gym.make(ID, world_model=folder, disagreement_penalty=0.5)
-    for env in (plain, wary):
-        env.reset(seed=1)
-    for _ in range(60):
-        (mine, reward, *ends, info), (its, paid, *others, same) = plain.step(COAST), wary.step(COAST)
-        assert np.array_equal(mine, its) and (ends, info) == (others, same)
-        assert info["disagreement"] > 0
-        assert paid == pytest.approx(reward - 0.5 * info["disagreement"], abs=1e-9)
-        if any(ends):
-            plain.reset(), wary.reset()
-
-
-def test_an_episode_is_cut_where_members_disagree_beyond_the_limit(folder):
-    plain = gym.make(ID, world_model=folder, sampling="mode")
-    plain.reset(seed=0)
-    doubts = [plain.step(COAST)[4]["disagreement"] for _ in range(30)]
-    limit = sorted(doubts)[15]
-    env = gym.make(ID, world_model=folder, sampling="mode", disagreement_limit=limit)
-    env.reset(seed=0)
-    first = next(i for i, doubt in enumerate(doubts) if doubt > limit)
-    ends = [env.step(COAST)[2:4] for _ in range(first + 1)]
-    assert ends == [(False, False)] * first + [(False, True)]
-    with pytest.raises(gym.error.ResetNeeded):
-        env.step(COAST)
-
-
-@pytest.mark.parametrize("mode", AutoresetMode)
-def test_lanes_are_cut_and_pay_as_single_envs(folder, mode):
-    rng = np.random.default_rng(0)
-    how = {"world_model": folder, "disagreement_penalty": 0.3, "starts": "any"}
-    plain = gym.make_vec(ID, 50, **how)
-    plain.reset(seed=0)
-    doubts = [plain.step(np.zeros((50, 3)))[4]["disagreement"] for _ in range(5)]
-    how["disagreement_limit"] = float(np.quantile(doubts, 0.9))
-    native = gym.make_vec(ID, 4, autoreset_mode=mode, **how)
-    sync = SyncVectorEnv([lambda: gym.make(ID, **how)] * 4, autoreset_mode=mode)
-    native.reset(seed=0), sync.reset(seed=0)
-    cut = 0
-    for _ in range(30):
-        actions = rng.uniform([-1, 0, 0], [1, 1, 1], (4, 3)).astype(np.float32)
-        step, expected = native.step(actions), sync.step(actions)
-        for mine, its in zip(step[:4], expected[:4], strict=True):
-            np.testing.assert_allclose(mine, its, atol=1e-3)
-        over = expected[2] | expected[3]
-        cut += (expected[3] & ~expected[2]).sum()
-        infos, its = step[4], expected[4]
-        assert infos.keys() == its.keys()
-        if "_disagreement" in its:
-            assert np.array_equal(infos["_disagreement"], its["_disagreement"])
-            np.testing.assert_allclose(infos["disagreement"], its["disagreement"], atol=1e-3)
-        if "final_info" in its:
-            final = infos["final_info"]["disagreement"]
-            np.testing.assert_allclose(final, its["final_info"]["disagreement"], atol=1e-3)
-            assert (final[over] > 0).all()
-        if mode == AutoresetMode.DISABLED and over.any():
-            for envs in (native, sync):
-                envs.reset(options={"reset_mask": over.copy()})
-    assert cut > 2
-
-
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "ensemble"])
-@pytest.mark.parametrize("make", [gym.make, gym.make_vec])
-def test_only_an_ensemble_disagrees(tmp_path, kind, make):
-    make_world_model(kind).save(tmp_path / "model")
-    for wrong in ({"disagreement_penalty": 1.0}, {"disagreement_limit": 1.0}):
-        with pytest.raises(ValueError, match="ensemble"):
-            make(ID, world_model=str(tmp_path / "model"), **wrong)
-    env = make(ID, world_model=str(tmp_path / "model"))
-    env.reset(seed=0)
-    assert "disagreement" not in env.step(np.zeros(env.action_space.shape, np.float32))[4]
-
-
-@pytest.mark.parametrize("make", [gym.make, gym.make_vec])
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"disagreement_penalty": -1.0},
-        {"disagreement_penalty": float("nan")},
-        {"disagreement_penalty": float("inf")},
-        {"disagreement_limit": -0.1},
-        {"disagreement_limit": "0.5"},
-        {"disagreement_limit": float("nan")},
-    ],
-)
-def test_wrong_penalties_and_limits_are_named(folder, make, wrong):
-    (name,) = wrong
-    with pytest.raises(ValueError, match=name):
-        make(ID, world_model=folder, **wrong)
-
-
-# --- side by side --------------------------------------------------------------------------------------------------
-
-
-def test_memories_of_the_comparison_are_equally_large():
-    args = memories.equals()
-    sizes = [sum(p.numel() for p in make_memory(replace(args, memory=kind).sizes).parameters()) for kind in KINDS]
-    assert max(sizes) < 1.01 * min(sizes)
-
-
-def drive_of(model, steps, seed):
-    rng = np.random.default_rng(seed)
-    return LatentEpisode(
-        seed=seed,
-        vae=fingerprint(model.vae),
-        mu=rng.standard_normal((steps + 1, 32)).astype(np.float32),
-        logvar=np.full((steps + 1, 32), -4, np.float32),
-        actions=rng.uniform([-1, 0, 0], [1, 1, 1], (steps, 3)).astype(np.float32),
-        gains=rng.integers(0, 2, steps).astype(np.float32),
-        goal=300,
-        ended=False,
-        label="random",
-    )
-
-
-def test_the_nll_along_a_drive_is_the_one_that_training_reports():
-    model = make_world_model()
-    drive = drive_of(model, 40, 0)
-    found = memories.along_drives(model, [drive], seed=0)
-    expected = validate(model.memory, [drive], TrainArgs(), torch.device("cpu"), lap_reward())
-    assert found["nll"] == pytest.approx(expected[0], rel=1e-5)
-    assert found["disagreement_correlation"] is None
-
-
-def test_disagreement_that_grows_with_the_error_correlates_with_it(monkeypatch):
-    model = make_world_model("ensemble", latent="mean")
-    drive, predict = drive_of(model, 40, 0), model.memory.predict
-    following = torch.from_numpy(drive.mu[None, 1:])
-
-    def knows(hidden):
-        prediction = predict(hidden)
-        error = (mixture_mean(prediction) - following).square().mean(-1)
-        return prediction._replace(disagreement=error**3)
-
-    monkeypatch.setattr(model.memory, "predict", knows)
-    assert memories.along_drives(model, [drive])["disagreement_correlation"] == pytest.approx(1)
-
-
-def test_the_comparison_writes_a_row_for_each_memory(tmp_path):
-    model = make_world_model()
-    for seed in range(4):
-        drive_of(model, 12 + seed, seed).save(tmp_path / "latents")
-    content = {"model": model.vae.state_dict(), "fingerprint": fingerprint(model.vae), "frames": "crop84", "epoch": 1}
-    save_checkpoint(tmp_path / "latents/vae.pt", content | {"config": asdict(model.config.vae)})
-    how = replace(memories.equals(), batch=2, chunk=8, held_out=3, starts=8, window=5, device="cpu")
-    sizes = {"latents": tmp_path / "latents", "seconds": 0.01, "moments": 4, "lanes": 3, "turns": 1, "turn": 0.01}
-    memories.main(memories.Args(**sizes, rnn=how, horizons=(1, 5), out=tmp_path / "memories.json"))
-    report = json.loads((tmp_path / "memories.json").read_text())
-    assert [row["memory"] for row in report["rows"]] == list(KINDS)
-    for row in report["rows"]:
-        assert row["epochs"] >= 1 and [line["steps"] for line in row["open_loop"]] == [1, 5]
-        assert (row["disagreement_correlation"] is not None) == (row["memory"] == "ensemble")
-    assert set(report["lane_steps_per_second"]) == set(KINDS)
-    assert (tmp_path / "memories.png").is_file()

@@ -1,0 +1,105 @@
+"""Controllers that follow the gradient of what dreams pay."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from conftest import MEMORIES, make_world_model
+
+from training import gradient, train_controller
+from wm_gym.evaluate import make_lanes
+from wm_gym.models.controller import Controller, ControllerConfig
+from wm_gym.world_model import Starts
+
+
+def test_pay_beyond_the_pace_counts_against_a_controller():
+    pay = np.array([-100.0, -0.1, 0.0, 1.0, 1.15, 1.25, 2.15])
+    expected = [-100.0, -0.1, 0.0, 1.0, 1.15, 1.13, 0.95]
+    slow = gradient.Objective(pace=1.15, beyond=-0.2)
+    np.testing.assert_allclose(slow.weigh(pay), expected)
+    np.testing.assert_allclose(slow.weigh(torch.from_numpy(pay)), expected)
+    np.testing.assert_array_equal(gradient.Objective().weigh(pay), pay)
+
+
+def test_the_ascent_in_the_mode_has_no_noise_of_its_own(tmp_path):
+    """Only the starts are drawn, and with one start nothing is: the temperature changes nothing."""
+    model, config = make_world_model(), ControllerConfig()
+    model.starts = Starts(*(each[:1] for each in vars(model.starts).values()))
+    args = gradient.Args(steps=2, walkers=4, acting=3, coasting=2)
+    zeros = np.zeros(config.parameters)
+    cool, hot, noisy = (
+        gradient.ascend(model, zeros, config, args, gradient.Objective(), temperature, 0, sampling)
+        for temperature, sampling in ((0.5, "mode"), (3.0, "mode"), (3.0, "sample"))
+    )
+    np.testing.assert_array_equal(cool, hot)
+    assert not np.array_equal(hot, noisy)
+    with pytest.raises(ValueError, match="sampling must be"):
+        gradient.ascend(model, zeros, config, args, gradient.Objective(), 1.0, 0, "mean")
+
+
+@pytest.mark.parametrize("disturbance", [0.0, 0.3])
+def test_a_disturbance_trembles_actions_by_its_share_of_half_their_range(disturbance, monkeypatch):
+    model, config = make_world_model(), ControllerConfig()
+    model.start_states  # noqa: B018 (their steps are not watched)
+    taken, step = [], model.memory.step
+
+    def watch(z, action, state):
+        taken.append(action.detach())
+        return step(z, action, state)
+
+    monkeypatch.setattr(model.memory, "step", watch)
+    args = gradient.Args(steps=1, walkers=2000, acting=40, coasting=0, disturbance=disturbance)
+    gradient.ascend(model, np.zeros(config.parameters), config, args, gradient.Objective(), 1.0, 0)
+    steering = torch.stack(taken)[..., 0]  # of weights zero, so all of it is tremble; gas and brake are cut off at zero
+    assert steering.shape == (40, 2000)
+    assert steering[-1].std().item() == pytest.approx(disturbance, rel=0.05)
+    assert torch.stack(taken).amin() >= -1
+    assert torch.stack(taken)[..., 1:].amin() == 0
+    if disturbance:
+        assert torch.corrcoef(steering[-2:])[0, 1].item() == pytest.approx(gradient.TREMBLE, abs=0.03)
+        assert torch.stack(taken)[-1, :, 1].amax().item() < 4.5 * disturbance / 2
+    with pytest.raises(ValueError, match="disturbance"):
+        gradient.ascend(model, np.zeros(867), config, replace(args, disturbance=-0.1), gradient.Objective(), 1.0, 0)
+
+
+def test_lanes_tremble_as_gradients_do(world_model_folder):
+    dreams = make_lanes("DreamCarRacing-v0", 4000, world_model=world_model_folder)
+    lanes, still = train_controller.Tremble(dreams, 0.3, alike=2000), np.zeros((4000, 3), np.float32)
+    actions = np.stack([lanes.actions(still) for _ in range(60)])
+    lanes.close()
+    assert np.array_equal(actions[:, :2000], actions[:, 2000:])
+    assert actions[-1, :, 0].std() == pytest.approx(0.3, rel=0.06)
+    assert np.corrcoef(actions[-2:, :, 0])[0, 1] == pytest.approx(gradient.TREMBLE, abs=0.02)
+    assert actions[..., 1:].min() == 0
+    assert 0.45 < actions[-1, :, 1].max() < 0.15 * 5  # of gas and brake, half the range is 0.5
+    assert np.abs(lanes.actions(still + 1)).max() == 1
+
+
+@pytest.mark.parametrize("rows", [1.0, 0.03])
+def test_the_policy_with_a_gradient_is_the_controller(rows):
+    config = ControllerConfig()
+    rng = np.random.default_rng(0)
+    parameters, observations = rng.normal(0, rows, config.parameters), rng.standard_normal((7, 288), np.float32)
+    policy = gradient.LinearPolicy(parameters, config, torch.device("cpu"))
+    action, _ = policy(torch.from_numpy(observations), policy.rows)
+    expected, _ = Controller(parameters, config).predict(observations)
+    np.testing.assert_allclose(action.detach().numpy(), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", MEMORIES)
+def test_gradients_raise_what_dreams_pay(kind, tmp_path):
+    model = make_world_model(kind)
+    with torch.no_grad():  # a memory whose tiles depend strongly on what it remembers
+        model.memory.heads.weight[..., -2, :].normal_(0, 0.3, generator=torch.Generator().manual_seed(1))
+        model.memory.heads.bias[..., -1] = -20
+    model.save(tmp_path / "model")
+    config = ControllerConfig()
+    args = gradient.Args(steps=30, walkers=16, acting=8, coasting=4, length=20, learning_rate=0.02)
+    zeros, objective = np.zeros(config.parameters), gradient.Objective()
+    found = gradient.ascend(model, zeros, config, args, objective, temperature=1.0, seed=0)
+    envs = make_lanes("DreamCarRacing-v0", 64, world_model=str(tmp_path / "model"), max_episode_steps=12, starts="any")
+    seeds = np.arange(32)
+    before, after = train_controller.evaluate(envs, np.stack([np.zeros_like(found), found]), seeds, config)
+    envs.close()
+    assert after > before + 1

@@ -1,0 +1,203 @@
+"""V and M: how their training goes on, what it refuses, and that the real env shows what it saw."""
+
+import shutil
+from dataclasses import replace
+from unittest.mock import Mock
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from conftest import FRAMES, MEMORIES, contents
+
+from training import encode, train_rnn, train_vae
+from training.checkpoints import load_checkpoint, read_log
+from training.latents import LatentEpisode
+from training.rollouts import Driver, Episode, episode_files, open_frames, save_frames
+from wm_gym.models.mdn_rnn import MDNRNNConfig
+from wm_gym.models.vae import VAEConfig
+from wm_gym.world_model import WorldModel
+
+SMALL = VAEConfig(channels=(4, 8, 8, 8))
+
+
+def training(stage, run, out, **changes):
+    """Settings of a small V or M on a folder that holds rollouts and latents."""
+    args = {
+        train_vae: train_vae.Args(rollouts=run / "rollouts", batch=16, model=SMALL, device="cpu"),
+        train_rnn: train_rnn.Args(
+            latents=run / "latents", batch=2, chunk=8, held_out=3, starts=8, window=5, device="cpu"
+        ),
+    }[stage]
+    return replace(args, out=out, epochs=1, **changes) if "epochs" not in changes else replace(args, out=out, **changes)
+
+
+def encoding(run, vae="vae", out="latents"):
+    return encode.Args(run / "rollouts", run / vae, run / out, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def noise(tmp_path_factory):
+    """A run of three made-up episodes of noise, the last a failure, encoded by a V of one epoch."""
+    run, rng = tmp_path_factory.mktemp("noise"), np.random.default_rng(0)
+    for seed, steps in enumerate((20, 25, 17)):
+        save_frames(run / "rollouts", seed, FRAMES, rng.integers(0, 256, (steps + 1, 64, 64, 3), np.uint8))
+        Episode(
+            seed=seed,
+            actions=rng.uniform([-1, 0, 0], [1, 1, 1], (steps, 3)).astype(np.float32),
+            rewards=np.zeros(steps, np.float32),
+            counts=rng.integers(0, 3, steps).astype(np.int16),
+            goal=300,
+            terminated=seed == 2,
+            finished=False,
+            driver=Driver("random", "random"),
+        ).save(run / "rollouts")
+    train_vae.main(training(train_vae, run, run / "vae"))
+    encode.main(encoding(run))
+    return run
+
+
+@pytest.fixture(scope="module")
+def encoded(drives, tmp_path_factory):
+    """The drives encoded by a V that was trained on them."""
+    run = tmp_path_factory.mktemp("encoded")
+    shutil.copytree(drives, run / "rollouts")
+    train_vae.main(training(train_vae, run, run / "vae"))
+    encode.main(encoding(run))
+    return run
+
+
+@pytest.mark.parametrize("kind", MEMORIES)
+def test_an_untrained_memory_is_a_world_model_with_rare_ends(kind, encoded, tmp_path):
+    model = WorldModel.load(train_rnn.main(training(train_rnn, encoded, tmp_path, epochs=0, memory=kind)))
+    assert model.config.training["memory_epochs"] == 0
+    assert (model.memory.heads.bias[..., -1] == train_rnn.RARE).all()
+    h = torch.randn(100, model.memory.config.hidden_size)
+    assert model.memory.predict(h).end_logit.sigmoid().max() < 0.01
+
+
+@pytest.mark.parametrize(
+    ("stage", "how"),
+    [(train_vae, {}), *((train_rnn, {"memory": kind}) for kind in MEMORIES)],
+    ids=["vae", *MEMORIES],
+)
+def test_stopped_and_gone_on_with_it_gives_the_weights_of_one_run(stage, how, noise, tmp_path, monkeypatch):
+    stage.main(training(stage, noise, tmp_path / "straight", epochs=3, **how))
+    with monkeypatch.context() as patch:
+        # the second epoch is logged, but not kept
+        save = Mock(side_effect=[stage.save_checkpoint, KeyboardInterrupt])
+        patch.setattr(stage, "save_checkpoint", lambda *args: save()(*args))
+        with pytest.raises(KeyboardInterrupt):
+            stage.main(training(stage, noise, tmp_path / "stopped", epochs=3, **how))
+    stage.main(training(stage, noise, tmp_path / "stopped", epochs=3, **how))
+    assert read_log(tmp_path / "straight/log.jsonl") == read_log(tmp_path / "stopped/log.jsonl")
+    straight, stopped = (load_checkpoint(tmp_path / run / "checkpoint.pt") for run in ("straight", "stopped"))
+    assert straight["model"].keys() == stopped["model"].keys()
+    for name, tensor in straight["model"].items():
+        assert torch.equal(tensor, stopped["model"][name]), name
+
+
+@pytest.mark.parametrize("stage", [train_vae, train_rnn], ids=["vae", "rnn"])
+def test_a_finished_stage_is_left_alone_and_goes_on_when_asked_for_more(stage, noise, tmp_path):
+    stage.main(training(stage, noise, tmp_path))
+    before = contents(tmp_path)
+    stage.main(training(stage, noise, tmp_path))
+    after = contents(tmp_path)
+    assert after["checkpoint.pt"] == before["checkpoint.pt"]
+    assert after["log.jsonl"] == before["log.jsonl"]
+    stage.main(training(stage, noise, tmp_path, epochs=2))
+    assert [line["epoch"] for line in read_log(tmp_path / "log.jsonl")] == [1, 2]
+    assert load_checkpoint(tmp_path / "checkpoint.pt")["epoch"] == 2
+
+
+def test_the_decoders_own_epochs_move_no_latent(noise, tmp_path):
+    train_vae.main(training(train_vae, noise, tmp_path))
+    before = load_checkpoint(tmp_path / "checkpoint.pt")["model"]
+    train_vae.main(training(train_vae, noise, tmp_path, decoder_epochs=1))
+    after = load_checkpoint(tmp_path / "checkpoint.pt")["model"]
+    for name, tensor in before.items():
+        assert torch.equal(after[name], tensor) == (not name.startswith("decoder")), name
+
+
+@pytest.mark.parametrize(
+    ("stage", "model"),
+    [(train_vae, VAEConfig(channels=(8, 8, 8, 8))), (train_rnn, MDNRNNConfig(hidden_size=64))],
+    ids=["vae", "rnn"],
+)
+def test_a_checkpoint_of_other_sizes_or_another_stage_is_refused(stage, model, noise, tmp_path):
+    stage.main(training(stage, noise, tmp_path / "own"))
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        stage.main(training(stage, noise, tmp_path / "own", model=model))
+    other = train_rnn if stage is train_vae else train_vae
+    other.main(training(other, noise, tmp_path / "other"))
+    with pytest.raises(RuntimeError, match="Missing key"):
+        stage.main(training(stage, noise, tmp_path / "other"))
+
+
+def test_a_checkpoint_of_another_memory_is_refused(noise, tmp_path):
+    train_rnn.main(training(train_rnn, noise, tmp_path))
+    with pytest.raises(RuntimeError, match="Missing key"):
+        train_rnn.main(training(train_rnn, noise, tmp_path, memory="ensemble"))
+
+
+def test_a_stage_names_the_one_that_must_run_before_it(noise, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"training\.collect"):
+        train_vae.main(training(train_vae, tmp_path, tmp_path / "vae"))
+    with pytest.raises(FileNotFoundError, match="stage before"):
+        encode.main(encoding(tmp_path))
+    shutil.copytree(noise / "rollouts", tmp_path / "rollouts")
+    shutil.rmtree(tmp_path / "rollouts" / f"frames-{FRAMES}")
+    with pytest.raises(FileNotFoundError, match="--replay"):
+        train_vae.main(training(train_vae, tmp_path, tmp_path / "vae"))
+
+
+def test_latents_of_another_v_are_refused_and_encoded_again(noise, tmp_path):
+    run = shutil.copytree(noise, tmp_path / "run")
+    first = contents(run / "latents")
+    encode.main(encoding(run))
+    again = contents(run / "latents")
+    assert [name for name in first if again[name] != first[name]] == ["vae.pt"]
+
+    train_vae.main(training(train_vae, run, run / "another", seed=1))
+    encode.main(encoding(run, vae="another", out="others"))
+    shutil.copy(run / "others" / "vae.pt", run / "latents" / "vae.pt")
+    with pytest.raises(ValueError, match=r"another V.*training\.encode"):
+        train_rnn.main(training(train_rnn, run, run / "rnn"))
+
+    encode.main(encoding(run, vae="another"))
+    for path in episode_files(run / "latents"):
+        mine, its = LatentEpisode.load(path), LatentEpisode.load(run / "others" / path.name)
+        assert np.array_equal(mine.mu, its.mu)
+    train_rnn.main(training(train_rnn, run, run / "rnn"))
+
+
+@pytest.mark.parametrize("kind", MEMORIES)
+def test_the_real_env_shows_the_z_and_h_that_training_saw(kind, encoded, tmp_path):
+    folder = train_rnn.main(training(train_rnn, encoded, tmp_path, latent="mean", memory=kind))
+    memory = WorldModel.from_pretrained(folder).memory
+    env = gym.make("LatentCarRacing-v0", world_model=str(folder))
+    for path in episode_files(encoded / "rollouts"):
+        episode, latents = Episode.load(path), LatentEpisode.load(encoded / "latents" / path.name)
+        observations, rewards = [env.reset(seed=episode.seed)[0]], []
+        for action in episode.actions:
+            observation, reward, *_ = env.step(action)
+            observations.append(observation)
+            rewards.append(reward)
+        z, h = np.split(np.stack(observations), [32], axis=1)
+        assert np.array_equal(np.float32(rewards), episode.rewards)
+        np.testing.assert_allclose(z, latents.mu, atol=1e-5)
+        assert np.ptp(z, axis=0).max() > 1e-3  # frames do differ
+
+        inputs = (torch.from_numpy(array)[None] for array in (latents.mu[:-1], latents.actions))
+        hidden, _ = memory.unroll(*inputs, memory.initial_state(1))
+        assert not h[0].any()
+        np.testing.assert_allclose(h[1:], hidden[0], atol=1e-5)
+    env.close()
+
+
+def test_novelty_is_the_error_on_new_frames_over_the_error_on_old_ones(noise, tmp_path):
+    run = shutil.copytree(noise, tmp_path / "run")
+    assert 0.9 < train_vae.novelty(run / "rollouts", run / "vae", newest=1) < 1.1
+    half = open_frames(run / "rollouts", 2, FRAMES) // 2 + 64  # noise of half the contrast
+    save_frames(run / "rollouts", 2, FRAMES, half)
+    assert 0.2 < train_vae.novelty(run / "rollouts", run / "vae", newest=1) < 0.3
