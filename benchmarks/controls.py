@@ -43,6 +43,8 @@ class Args:
 
     base: Path
     """run of the laptop preset whose first drives, V and M the controls share, as they are before its first round"""
+    seed: int = 0
+    """of that run"""
     controls: tuple[str, ...] = tuple(CONTROLS)
     """which; the JSON file keeps the others' lines"""
     runs: Path = Path("runs/controls")
@@ -85,7 +87,9 @@ def main(args: Args) -> None:
         run = args.runs / name.replace(" ", "-")
         if not run.exists():
             begin(args.base, run, kept)
-        settings = parse(f"--preset laptop --rounds 1 --finalists 1 --no-track --run {run} {flags}".split())
+        settings = parse(
+            f"--preset laptop --seed {args.seed} --rounds 1 --finalists 1 --no-track --run {run} {flags}".split()
+        )
         final = loop.main(settings)
         (line,) = read_log(run / "rounds.jsonl")
         others = {each["candidate"]: each["real"]["mean"] for each in read_log(run / "candidates.jsonl")}
@@ -93,6 +97,7 @@ def main(args: Args) -> None:
         ten = {driven: line["real"]["mean"], **others}
         lines[name] = {
             "flags": flags,
+            "seed": args.seed,
             "real": final["real"],
             "dream": final["dream"],
             "candidates": [{**each, "ten_tracks": ten[i]} for i, each in enumerate(line["candidates"])],

@@ -118,6 +118,19 @@ def test_a_training_killed_before_its_last_validation_is_logged_makes_it_again(
     assert line["steps"] >= 200 and best.is_file()
 
 
+def test_hands_tremble_in_the_dream_alone(small, monkeypatch, world_model_folder, tmp_path):
+    made = Mock(side_effect=train_sb3.SB3VecEnv)
+    monkeypatch.setattr(train_sb3, "film", lambda args: None)
+    monkeypatch.setattr(train_sb3, "SB3VecEnv", made)
+    train_sb3.main(training(world_model_folder, tmp_path, disturbance=0.2))
+    ((envs,),) = (call.args for call in made.call_args_list)
+    low, high = envs.action_space.low, envs.action_space.high
+    disturbed = envs.actions((low + high) / 2)
+    assert len(np.unique(disturbed)) > 1 and ((low <= disturbed) & (disturbed <= high)).all()
+    with pytest.raises(ValueError, match="--disturbance 0 on the real env"):
+        train_sb3.main(training(world_model_folder, tmp_path / "real", env=REAL, disturbance=0.2))
+
+
 def test_a_folder_of_another_training_is_refused(small, monkeypatch, world_model_folder, tmp_path):
     monkeypatch.setattr(train_sb3, "film", lambda args: None)
     train_sb3.main(training(world_model_folder, tmp_path))

@@ -38,7 +38,7 @@ from training.drives import drive, write_video
 from training.files import alone, keep_settings, write_atomic
 from training.presets import MOST_CANDIDATES
 from training.tracking import track, track_video, tracking
-from training.train_controller import make_weighed
+from training.train_controller import Tremble, make_weighed
 from wm_gym.evaluate import EpisodeResult, make_lanes, rollout, summarize
 from wm_gym.policies import Policy, RescaledPolicy, load_policy
 from wm_gym.registration import env_ids, task_of
@@ -73,6 +73,8 @@ class Args:
     """dreams start at the first frame of an "episode", or from "any" stored moment"""
     objective: gradient.Objective = field(default_factory=gradient.Objective)
     """what of a dream's pay counts"""
+    disturbance: float = 0.0
+    """standard deviation of a tremble of actions in the dream, as a share of half their range"""
     max_steps: int = 1000
     """steps of an episode at most"""
     evaluations: int = 10
@@ -220,14 +222,16 @@ def main(args: Args) -> Path:
     """Train until steps or minutes are used up, and return the zip of the agent that validated best.
 
     Raises:
-        ValueError: for an unknown algorithm or env, other settings than the folder was begun with, or more validations
-            than a run may choose among.
+        ValueError: for an unknown algorithm or env, a tremble on the real one, other settings than the folder was begun
+            with, or more validations than a run may choose among.
         ImportError: when the algorithm's package is not installed.
     """
     dream, real = env_ids(args.world_model)
     args = replace(args, env=args.env or dream)
     if args.env not in (dream, real):
         raise ValueError(f"--env must be {dream} or {real}, got {args.env!r}")
+    if args.env == real and args.disturbance:
+        raise ValueError("a tremble is for dreams: use --disturbance 0 on the real env")
     if not 1 <= args.evaluations <= MOST_CANDIDATES:
         raise ValueError(f"a run validates 1 to {MOST_CANDIDATES} times, got --evaluations {args.evaluations}")
     kind, found = algorithm(args.algo), hyperparameters(args.algo, args.env)
@@ -238,7 +242,10 @@ def main(args: Args) -> Path:
     kwargs: dict[str, Any] = {"world_model": args.world_model, "max_episode_steps": args.max_steps}
     if args.env == dream:
         kwargs |= {"temperature": args.temperature, "starts": args.starts, "device": device}
-    envs = VecMonitor(SB3VecEnv(make_weighed(args.env, lanes, args.objective, **kwargs)))
+    weighed = make_weighed(args.env, lanes, args.objective, **kwargs)
+    if args.disturbance:
+        weighed = Tremble(weighed, args.disturbance, lanes, args.seed)
+    envs = VecMonitor(SB3VecEnv(weighed))
 
     saved = args.out / f"{args.algo}.zip"
     agent: Any
