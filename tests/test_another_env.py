@@ -106,6 +106,7 @@ def test_the_bundled_artifact_of_format_1_is_saved_again_as_what_it_is(tmp_path)
     ("change", "message"),
     [
         ({"env": "os:system-v0"}, "expected the id of a registered env"),
+        ({"env": "GymV26Environment-v0"}, "expected the id of a registered env"),
         ({"env": 3}, "expected the id of a registered env"),
         ({"kwargs": {"path": ["a"]}}, "kwargs are strings"),
         ({"kwargs": []}, "kwargs are strings"),

@@ -19,6 +19,7 @@ from training.rollouts import Episode, episode_files, load_task, open_frames
 from training.train_rnn import Args as RnnArgs
 from training.train_rnn import losses, make_starts, reward_of
 from wm_gym.car_racing import CAR_RACING
+from wm_gym.evaluate import make_lanes
 from wm_gym.models.controller import Controller, ControllerConfig
 from wm_gym.models.mdn_rnn import MDNRNN, MDNRNNConfig
 from wm_gym.registration import env_ids
@@ -192,9 +193,12 @@ def test_cma_es_finds_the_choice_that_ends_it(folder, tmp_path):
     assert controller.config.discrete
     config = ControllerConfig.for_spaces(gym.spaces.Box(-np.inf, np.inf, (288,)), gym.spaces.Discrete(3))
     members = np.stack([np.zeros(config.parameters), controller.parameters])
-    idle, found = train_controller.hard_dreams(folder, members, config, 30)
+    dreams = make_lanes(env_ids(folder)[0], 20, world_model=folder, max_episode_steps=30)
+    idle, found = train_controller.evaluate(dreams, members, np.arange(10), config)
     assert controller.config.training["env"] == "DreamAcrobot-v0"
-    assert idle < -20 < -12 < found
+    assert idle < -25 < -5 < found
+    slipping = train_controller.hard_dreams(folder, members, config, 30)
+    assert idle < slipping[0] - 5  # a slip in ten is the choice that ends it
 
 
 def test_no_gradient_flows_through_a_choice(folder, tmp_path):

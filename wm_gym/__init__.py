@@ -1,7 +1,7 @@
 """World models as Gymnasium environments: train in the dream, drive the real car.
 
-Importing this package registers ``DreamCarRacing-v0`` and ``LatentCarRacing-v0``; torch and Box2D are loaded when an
-env is made.
+Importing this package registers ``DreamCarRacing-v0`` and ``LatentCarRacing-v0``; `register_dream` registers those of
+any other world model. torch and Box2D are loaded when an env is made.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
+from wm_gym.car_racing import CAR_RACING
 from wm_gym.policies import Policy
 
 FINISHED = ("lap_finished", "is_success")
@@ -131,7 +132,7 @@ def rollout(
             observation = reset(options={"reset_mask": episode_start.copy()})
 
 
-def summarize(results: Sequence[EpisodeResult], solved: float | None = 900.0) -> dict[str, float]:
+def summarize(results: Sequence[EpisodeResult], solved: float | None = CAR_RACING.solved) -> dict[str, float]:
     """Return mean, standard deviation, median, least and greatest score, and the share of episodes that are solved.
 
     Args:

@@ -17,11 +17,14 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.spaces import Box
 
 from wm_gym.actions import ActionConfig
-from wm_gym.artifact import LARGEST, LARGEST_VALUE, build
+from wm_gym.artifact import LARGEST_VALUE, build
 from wm_gym.checks import check_render_mode
 
-ENV_ID = re.compile(r"([\w-]+/)?[\w.-]+-v\d+")
-"""What an env's id looks like in an artifact, which may come from anyone: no module is imported for it."""
+ENV_ID = re.compile(r"(?!GymV2)([\w-]+/)?[\w.-]+-v\d+")
+"""What an env's id looks like in an artifact, which may come from anyone: no module is imported for it, nor by
+gymnasium's own envs that make one of another library."""
+LARGEST_FRAME = 1 << 12
+"""The greatest height or width of a frame."""
 RENDER_MODES = {"render_modes": ["rgb_array"]}
 """Of an env that is seen as it renders itself."""
 
@@ -54,12 +57,14 @@ class TaskConfig:
     finished: str | None = None
 
     def __post_init__(self) -> None:
-        whole = (*self.frame, self.fps, *([] if self.max_episode_steps is None else [self.max_episode_steps]))
+        steps = 1 if self.max_episode_steps is None else self.max_episode_steps
         numbers = [] if self.solved is None else [self.solved]
         if not isinstance(self.env, str) or not ENV_ID.fullmatch(self.env):
             raise ValueError(f"env is {self.env!r}, expected the id of a registered env, such as Acrobot-v1")
-        if len(self.frame) != 2 or not all(type(each) is int and 1 <= each <= LARGEST for each in whole):
-            raise ValueError(f"frame, fps and max_episode_steps are whole numbers from 1 to {LARGEST}, got {self}")
+        if len(self.frame) != 2 or not all(type(each) is int and 1 <= each <= LARGEST_FRAME for each in self.frame):
+            raise ValueError(f"frame is {self.frame!r}, expected height and width from 1 to {LARGEST_FRAME}")
+        if not all(type(each) is int and 1 <= each < 1 << 31 for each in (self.fps, steps)):
+            raise ValueError(f"fps and max_episode_steps are whole numbers from 1, got {self.fps!r} and {steps!r}")
         if not isinstance(self.kwargs, dict) or not all(
             isinstance(key, str) and isinstance(value, (str, int, float, bool, type(None)))
             for key, value in self.kwargs.items()
