@@ -91,6 +91,8 @@ class TaskConfig:
         from wm_gym import car_racing
 
         if env == car_racing.CAR_RACING.env:
+            if not kwargs:
+                return car_racing.CAR_RACING
             actions = ActionConfig.of(car_racing.make(**kwargs).action_space)
             return replace(car_racing.CAR_RACING, kwargs=kwargs, actions=actions)
         spec = gym.spec(env)
