@@ -24,6 +24,7 @@ from wm_gym.models.controller import Controller, ControllerConfig
 from wm_gym.models.mdn_rnn import MDNRNN, MDNRNNConfig
 from wm_gym.registration import env_ids
 from wm_gym.reward import RewardConfig
+from wm_gym.tasks import make_env
 from wm_gym.world_model import WorldModel
 
 pytestmark = [pytest.mark.usefixtures("no_display"), pytest.mark.filterwarnings("ignore")]
@@ -223,11 +224,10 @@ def test_a_slipping_hand_takes_any_choice_as_often_as_it_should(folder):
 # --- a whole run ---------------------------------------------------------------------------------------------------
 
 
-def test_a_small_run_of_the_preset_and_its_benchmarks(tmp_path, monkeypatch):
-    preset, run = PRESETS["acrobot"], tmp_path / "run"
-    for module in (loop, closed_loop):
-        monkeypatch.setattr(module, "VALIDATION_SEEDS", range(1_000_000, 1_000_003))
-    monkeypatch.setattr(drives, "STRIP_START", 2)
+@pytest.fixture(scope="module")
+def small_run(tmp_path_factory):
+    """A finished run of the preset, with far less of everything: its settings, and what it returned."""
+    preset, run = PRESETS["acrobot"], tmp_path_factory.mktemp("small") / "run"
     args = replace(
         preset,
         run=run,
@@ -247,35 +247,46 @@ def test_a_small_run_of_the_preset_and_its_benchmarks(tmp_path, monkeypatch):
         rnn=replace(preset.rnn, epochs=2, held_out=3, starts=8),
         controller=replace(preset.controller, generations=1, population=4, rollouts=1, max_steps=12),
     )
-    best = loop.main(args)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SDL_VIDEODRIVER", "dummy")
+        patch.setattr(drives, "STRIP_START", 2)
+        for module in (loop, closed_loop):
+            patch.setattr(module, "VALIDATION_SEEDS", range(1_000_000, 1_000_003))
+        yield args, loop.main(args)
+
+
+def test_a_small_run_of_the_preset(small_run):
+    args, best = small_run
     assert best["real"]["mean"] == -12 and best["real"]["failed"] == best["real"]["finished"] == 0
     assert best["alarms"] == []
-    model = WorldModel.load(run / "best" / "world_model")
+    model = WorldModel.load(args.run / "best" / "world_model")
     assert model.config.task == ACROBOT
     assert model.config.reward == RewardConfig(scale=0.0, per_step=-1.0)  # none of these ended
     assert model.config.training["episodes"] == {"random": 4}
-    assert (
-        Controller.from_pretrained(run / "controller-real" / "controller").config.training["env"] == "LatentAcrobot-v0"
-    )
-    assert (run / "rounds" / "000" / "drive.mp4").is_file()
-    before = {name: content for name, (content, _) in contents(run).items() if not name.endswith(".png")}
+    controller = Controller.from_pretrained(args.run / "controller-real" / "controller")
+    assert controller.config.training["env"] == "LatentAcrobot-v0"
+    assert (args.run / "rounds" / "000" / "drive.mp4").is_file()
+    before = {name: content for name, (content, _) in contents(args.run).items() if not name.endswith(".png")}
     assert loop.main(args) == best  # nothing is left to do
-    after = contents(run)
+    after = contents(args.run)
     assert {name: after[name][0] for name in before} == before
 
-    world_model, controller = str(run / "best" / "world_model"), str(run / "best" / "controller")
+
+def test_the_benchmarks_of_a_small_run(small_run, tmp_path, monkeypatch):
+    best = small_run[0].run / "best"
+    world_model, controller = str(best / "world_model"), str(best / "controller")
+    for env_id in env_ids(world_model):
+        monkeypatch.setattr(gym.spec(env_id), "max_episode_steps", 12)
     monkeypatch.setattr(score, "TEST_SEEDS", range(2_000_000, 2_000_002))
-    monkeypatch.setattr(gym.spec(env_ids(world_model)[0]), "max_episode_steps", 12)
-    monkeypatch.setattr(gym.spec(env_ids(world_model)[1]), "max_episode_steps", 12)
     score.main(score.Args(policy=controller, world_model=world_model, out=tmp_path / "score.json", workers=1))
     scored = json.loads((tmp_path / "score.json").read_text())
     assert (scored["env"], scored["real"]["mean"], scored["real"]["share_-100"]) == ("LatentAcrobot-v0", -12, 1)
-    simple = transfer.simple_policies
-    chosen = ("random", "constant: action 2", "linear: random 0")
+    simple, chosen = transfer.simple_policies, ("random", "constant: action 2")
     monkeypatch.setattr(transfer, "simple_policies", lambda env: {name: simple(env)[name] for name in chosen})
+    monkeypatch.setattr(transfer, "make_env", lambda task: gym.wrappers.TimeLimit(make_env(task), 60))
     out = tmp_path / "transfer.json"
     transfer.main(
-        transfer.Args(world_model=world_model, policies=(controller,), tracks=2, drives=2, out=out, workers=1)
+        transfer.Args(world_model=world_model, policies=(controller,), tracks=2, drives=1, out=out, workers=1)
     )
     content = json.loads(out.read_text())
     assert [line["policy"] for line in content["policies"]] == [*chosen, controller]
