@@ -16,6 +16,7 @@ import wm_gym
 from training.drives import branch, drive, write_video
 from training.loop import VALIDATION_SEEDS
 from training.pictures import save_figure, strip
+from wm_gym.registration import env_ids
 
 
 @dataclass
@@ -38,8 +39,8 @@ def main(args: Args) -> None:
     """Drive, and write the table, the video and the picture."""
     controller = wm_gym.Controller.from_pretrained(args.controller)
     kwargs: dict[str, Any] = {"world_model": args.world_model, "max_episode_steps": args.steps}
-    real, dream = gym.make("LatentCarRacing-v0", **kwargs), gym.make("DreamCarRacing-v0", **kwargs)
-    version = real.get_wrapper_attr("world_model").config.frames
+    dream, real = (gym.make(env_id, **kwargs) for env_id in env_ids(args.world_model))
+    config = real.get_wrapper_attr("world_model").config
     first = VALIDATION_SEEDS[0]
     drives = [
         (drive(real, controller, seed, f"real {seed}"), drive(dream, controller, seed, f"dream {seed}"))
@@ -48,8 +49,8 @@ def main(args: Args) -> None:
     print(f"{'seed':>8} {'real score':>11} {'steps':>6} {'dream score':>12} {'steps':>6}")
     for seed, (driven, dreamt) in enumerate(drives, start=first):
         print(f"{seed:>8} {driven.score:>11.1f} {driven.steps:>6} {dreamt.score:>12.1f} {dreamt.steps:>6}")
-    write_video(args.out / "drive.mp4", drives[0][0].frames, drives[0][1].frames, version)
-    save_figure(strip(*branch(real, dream, controller, first)), args.out / "strip.png")
+    write_video(args.out / "drive.mp4", drives[0][0].frames, drives[0][1].frames, config)
+    save_figure(strip(*branch(real, dream, controller, first), fps=config.task.fps), args.out / "strip.png")
     print(f"{args.out / 'drive.mp4'}: the real track (left) beside a dream (right)")
     print(f"{args.out / 'strip.png'}: a real stretch over the dream that starts in it")
     real.close()

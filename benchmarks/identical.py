@@ -16,8 +16,9 @@ from tqdm import tqdm
 
 from benchmarks.report import RESULTS, write_report
 from training.workers import map_jobs
+from wm_gym.car_racing import ScriptedDriver
 from wm_gym.envs.fast_car_racing import FastCarRacing
-from wm_gym.policies import ActionBursts, ScriptedDriver
+from wm_gym.policies import ActionBursts
 
 
 @dataclass

@@ -28,7 +28,7 @@ from benchmarks.report import RESULTS, write_report
 from benchmarks.throughput import Step, contest, dreamt, seconds
 from training import train_rnn
 from training.checkpoints import load_checkpoint
-from training.latents import LatentEpisode, load_latents
+from training.latents import LatentEpisode, Sequences, draw, load_latents
 from training.open_loop import HORIZONS, open_loop
 from training.pictures import save_figure
 from wm_gym.models.ensemble import EnsembleConfig
@@ -100,8 +100,8 @@ def along_drives(model: WorldModel, episodes: Sequence[LatentEpisode], seed: int
     """
     memory, generator, found = model.memory, torch.Generator().manual_seed(seed), []
     for episode in episodes:
-        part = train_rnn.Sequences.of([episode], model.device)
-        z = train_rnn.draw(part, model.config.latent, generator)
+        part = Sequences.of([episode], model.device, model.config.reward)
+        z = draw(part, model.config.latent, generator)
         hidden, _ = memory.unroll(z[:, :-1], part.actions, memory.initial_state(1))
         prediction = memory.predict(hidden)
         error = (mixture_mean(prediction) - part.mu[:, 1:]).square().mean(-1).sqrt()
@@ -121,7 +121,7 @@ def along_drives(model: WorldModel, episodes: Sequence[LatentEpisode], seed: int
 def figure(rows: Sequence[dict[str, Any]]) -> Figure:
     """Draw the open-loop errors of each memory, the mean over seeds."""
     drawn, panels = plt.subplots(1, 2, figsize=(8, 3.2))
-    for axes, key, label in zip(panels, ("z_rmse", "tiles_rmse"), ("RMSE of z", "RMSE of tiles visited"), strict=True):
+    for axes, key, label in zip(panels, ("z_rmse", "gain_rmse"), ("RMSE of z", "RMSE of tiles visited"), strict=True):
         for kind in KINDS:
             lines = [row["open_loop"] for row in rows if row["memory"] == kind]
             steps = [line["steps"] for line in lines[0]]

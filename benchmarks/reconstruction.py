@@ -22,10 +22,11 @@ from tqdm import tqdm
 from benchmarks.report import RESULTS, write_report
 from training.loop import VALIDATION_SEEDS
 from training.pictures import reconstructions, save_figure
+from wm_gym.car_racing import ScriptedDriver
 from wm_gym.envs.fast_car_racing import FastCarRacing
 from wm_gym.frames import encoder_input
 from wm_gym.models.vae import kl_divergence, squared_error
-from wm_gym.policies import ActionBursts, ScriptedDriver
+from wm_gym.policies import ActionBursts
 from wm_gym.world_model import WorldModel
 
 FRAMES = 10_000

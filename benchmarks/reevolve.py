@@ -21,6 +21,7 @@ from training import train_controller
 from training.presets import PRESETS
 from wm_gym.evaluate import summarize
 from wm_gym.models.controller import Controller
+from wm_gym.registration import env_ids
 from wm_gym.world_model import WorldModel
 
 
@@ -67,8 +68,9 @@ def main(args: Args) -> None:
     scored = score.Args(
         policy=str(args.run / str(best) / "controller"), world_model=args.world_model, workers=args.workers
     )
-    real = score.drives(train_controller.REAL, args.workers, scored, fast=False)
-    dream = score.drives(train_controller.DREAM, len(TEST_SEEDS), scored)
+    dream_id, real_id = env_ids(args.world_model)
+    real = score.drives(real_id, args.workers, scored, fast=False)
+    dream = score.drives(dream_id, len(TEST_SEEDS), scored)
     content = {
         "command": "python -m benchmarks.reevolve",
         "minutes": minutes,

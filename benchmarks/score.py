@@ -1,9 +1,9 @@
-"""The score of a policy: 100 test tracks of gymnasium's own CarRacing-v3, and as many dreams.
+"""The score of a policy: 100 test seeds of the real env, such as gymnasium's own CarRacing-v3, and as many dreams.
 
 python -m benchmarks.score                      # the bundled controller
 python -m benchmarks.score --further            # does it hold on 100 other tracks?
 python -m benchmarks.score --policy random      # the bottom of the ladder
-python -m benchmarks.score --policy runs/mine/best/controller --world-model runs/mine/best/world_model
+python -m benchmarks.score --policy runs/mine/best/controller --world-model runs/mine/best/world_model --out mine.json
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from benchmarks.report import FURTHER_SEEDS, RESULTS, TEST_SEEDS, write_report
 from training.pictures import save_figure
 from wm_gym.evaluate import EpisodeResult, make_lanes, rollout, summarize
 from wm_gym.policies import load_policy
+from wm_gym.registration import env_ids, task_of
 from wm_gym.world_model import WorldModel
 
 
@@ -58,28 +59,33 @@ def drives(env_id: str, lanes: int, args: Args, **kwargs: object) -> list[Episod
 def main(args: Args) -> None:
     """Measure, print and write the score."""
     out = args.out or RESULTS / ("score_further.json" if args.further else "score.json")
-    real = drives("LatentCarRacing-v0", args.workers, args, fast=False)
-    dream = drives("DreamCarRacing-v0", len(args.seeds), args)
+    (dream_id, real_id), solved = env_ids(args.world_model), task_of(args.world_model).solved
+    real = drives(real_id, args.workers, args, fast=False)
+    dream = drives(dream_id, len(args.seeds), args)
     content = {
         "command": "python -m benchmarks.score" + " --further" * args.further,
         "policy": args.policy,
         "seeds": [args.seeds.start, args.seeds.stop - 1],
-        "real": summarize(real),
-        "dream": summarize(dream),
+        "env": real_id,
+        "real": summarize(real, solved),
+        "dream": summarize(dream, solved),
         "training": WorldModel.from_pretrained(args.world_model).config.training,
         "real_episodes": [asdict(episode) for episode in real],
         "dream_episodes": [asdict(episode) for episode in dream],
     }
     write_report(out, content)
     for name, episodes in (("real", real), ("dream", dream)):
-        print(name, {key: round(value, 2) for key, value in summarize(episodes).items()})
+        print(name, {key: round(value, 2) for key, value in summarize(episodes, solved).items()})
 
     figure, axes = plt.subplots(figsize=(6, 3))
-    bins = np.linspace(-150, 1000, 47).tolist()
+    both = [episode.score for episode in (*real, *dream)]
+    bins = np.linspace(min(both) - 1, max(both) + 1, 47).tolist()
     for name, episodes in (("real", real), ("dream", dream)):
         scores = [episode.score for episode in episodes]
         axes.hist(scores, bins=bins, alpha=0.6, label=f"{name}: {np.mean(scores):.0f} ± {np.std(scores, ddof=1):.0f}")
-    axes.set(xlabel="score of an episode", ylabel="episodes", title=f"{args.policy}: 100 tracks and 100 dreams")
+    axes.set(
+        xlabel="score of an episode", ylabel="episodes", title=f"{args.policy}: 100 seeds of {real_id} and 100 dreams"
+    )
     axes.legend()
     save_figure(figure, out.with_suffix(".png"))
 

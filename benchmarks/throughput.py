@@ -33,9 +33,9 @@ from benchmarks.report import RESULTS, write_report
 from training import collect, encode, train_controller, train_rnn, train_vae
 from training.pictures import save_figure
 from training.rollouts import Episode, episode_files
+from wm_gym.car_racing import ScriptedDriver
 from wm_gym.envs.fast_car_racing import FastCarRacing
 from wm_gym.models.mdn_rnn import MDNRNN
-from wm_gym.policies import ScriptedDriver
 from wm_gym.world_model import WorldModel
 
 Step = Callable[[], object]

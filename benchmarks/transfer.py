@@ -1,4 +1,4 @@
-"""Can the dream be trusted? Policies of every skill drive dreams and real tracks, and the two are compared.
+"""Can the dream be trusted? Policies of every skill drive dreams and the real env, and the two are compared.
 
     python -m benchmarks.transfer
     python -m benchmarks.transfer --world-model runs/mine/best/world_model \
@@ -34,19 +34,20 @@ from training import closed_loop, open_loop
 from training.checkpoints import append_log, read_log
 from training.closed_loop import VALIDATION_SEEDS
 from training.drives import GAP_EVERY, gap
-from training.encode import fingerprint
-from training.latents import LatentEpisode
+from training.encode import encoded, fingerprint
+from training.latents import LatentEpisode, Sequences, draw
 from training.pictures import save_figure, strip
-from training.rollouts import Recorder
-from training.train_controller import DREAM, REAL
-from training.train_rnn import Sequences, draw
-from wm_gym.envs.fast_car_racing import FastCarRacing
+from training.rollouts import Driver, Recorder
+from wm_gym.car_racing import CAR_RACING, ScriptedDriver
 from wm_gym.models.controller import Controller, ControllerConfig
-from wm_gym.policies import ActionBursts, Policy, RandomPolicy, ScriptedDriver, load_policy
+from wm_gym.policies import ActionBursts, Policy, RandomPolicy, load_policy
+from wm_gym.registration import env_ids, task_of
+from wm_gym.tasks import make_env
 from wm_gym.world_model import WorldModel
 
 GOOD = 300.0
-"""Score of the policies among which the comparison is made again: those that drive, or that the dream believes to."""
+"""Score of CarRacing's policies among which the comparison is made again: those that drive, or that the dream believes
+to. Of another env it is the mean of the worst and the best real score."""
 BINS = 20
 """Of the histogram of the probability integral transform."""
 
@@ -63,13 +64,22 @@ class Args:
     """controllers' folders and Stable-Baselines3 zips (they hold pickles, which can run any code: only from whom you
     trust); by default the bundled one; untrained ones are added"""
     tracks: int = 100
-    """real test tracks that each policy drives, and as many dreams"""
+    """real test seeds that each policy drives, and as many dreams"""
     drives: int = 30
-    """real validation tracks that the world model alone is held against"""
+    """real validation seeds that the world model alone is held against"""
     out: Path = RESULTS / "transfer.json"
     """JSON file; the picture goes beside it"""
     workers: int = 2
     """processes that drive the real env"""
+
+
+CONSTANTS = {
+    "coast": (0.0, 0.0, 0.0),
+    "straight on": (0.0, 0.3, 0.0),
+    "half gas": (0.0, 0.55, 0.0),
+    "full gas": (0.0, 3.0, 0.0),
+}
+"""Biases of constant drivers of a car; of other tasks there is one for each action."""
 
 
 # --- policies ------------------------------------------------------------------------------------------------------
@@ -77,14 +87,9 @@ class Args:
 
 def simple_policies(env: gym.Env) -> dict[str, Policy]:
     """Return drivers that nobody trained: random, constant and random linear ones."""
-    assert isinstance(env.action_space, gym.spaces.Box)
     config = ControllerConfig.for_spaces(env.observation_space, env.action_space)
-    constants = {
-        "coast": (0.0, 0.0, 0.0),
-        "straight on": (0.0, 0.3, 0.0),
-        "half gas": (0.0, 0.55, 0.0),
-        "full gas": (0.0, 3.0, 0.0),
-    }
+    driving = config.actions == CAR_RACING.actions
+    constants = CONSTANTS if driving else {f"action {i}": row for i, row in enumerate(np.eye(config.action_size))}
     found: dict[str, Policy] = {"random": RandomPolicy(env.observation_space, env.action_space, 0)}
     for name, biases in constants.items():
         rows = np.zeros((config.action_size, config.observation_size + 1))
@@ -92,7 +97,8 @@ def simple_policies(env: gym.Env) -> dict[str, Policy]:
         found[f"constant: {name}"] = Controller(rows.ravel(), config)
     for seed in range(3):
         rows = np.random.default_rng(seed).normal(0, 0.05, (config.action_size, config.observation_size + 1))
-        rows[1, -1] += 0.5  # some gas, or nothing happens
+        if driving:
+            rows[1, -1] += 0.5  # some gas, or nothing happens
         found[f"linear: random {seed}"] = Controller(rows.ravel(), config)
     return found
 
@@ -109,16 +115,15 @@ def identity(name: str, policy: Policy, model: WorldModel) -> str:
 
 def measure(args: Args, policy: Policy) -> dict[str, Any]:
     """Return what a policy scores on real tracks and in dreams, and what the alarm says of these dreams."""
-    seeds = TEST_SEEDS[: args.tracks]
-    real, dream = (
+    seeds, config = TEST_SEEDS[: args.tracks], WorldModel.from_pretrained(args.world_model).config
+    dream, real = (
         closed_loop.drive(env, policy, args.world_model, seeds, lanes)
-        for env, lanes in ((REAL, args.workers), (DREAM, len(seeds)))
+        for env, lanes in zip(env_ids(args.world_model), (len(seeds), args.workers), strict=True)
     )
-    reward = WorldModel.from_pretrained(args.world_model).config.reward
     return {
-        **{name: closed_loop.scores(drives) for name, drives in (("real", real), ("dream", dream))},
+        **{name: closed_loop.scores(drives, config.task) for name, drives in (("real", real), ("dream", dream))},
         "worst_track": min(real, key=lambda each: each.result.score).result.seed,
-        "alarms": closed_loop.alarms(dream, reward),
+        "alarms": closed_loop.alarms(dream, config.reward),
     }
 
 
@@ -163,30 +168,34 @@ def agreement(real: Array, dream: Array) -> dict[str, Any]:
 
 
 def real_drives(model: WorldModel, tracks: Sequence[int]) -> list[LatentEpisode]:
-    """Drive validation tracks in three ways in turn, and encode what was seen.
+    """Drive validation seeds, and encode what was seen.
 
-    A scripted driver with bursts of random actions shows road and recovery, one at half gas straight on leaves the
-    playfield, and random actions of up to a second show grass.
+    CarRacing is driven in three ways in turn: a scripted driver with bursts of random actions shows road and recovery,
+    one at half gas straight on leaves the playfield, and random actions of up to a second show grass. Other envs get
+    held random actions, each drive longer ones than the one before, up to a second.
     """
-    env = Recorder(gym.wrappers.TimeLimit(FastCarRacing(), 1000), model.config.frames)
-    found = []
+    task = model.config.task
+    env = Recorder(gym.wrappers.TimeLimit(make_env(task), task.max_episode_steps or 1000), model.config.frames)
+    driving, found = task.env == CAR_RACING.env, []
     half_gas = np.array([0.0, 0.5, 0.0], np.float32)  # at full gas the wheels spin, and the car stays
-    for i, seed in enumerate(tqdm(tracks, desc="drive", unit="track")):
+    for i, seed in enumerate(tqdm(tracks, desc="drive", unit="drive")):
         observation, _ = env.reset(seed=seed)
-        bursts = ActionBursts(ScriptedDriver(env), env.action_space, rate=(0.02, 0.0, 1.0)[i % 3], length=50, seed=i)
+        if driving:
+            rate, length = (0.02, 0.0, 1.0)[i % 3], 50
+            bursts = ActionBursts(ScriptedDriver(env), env.action_space, rate, length, seed=i)
+        else:
+            random = RandomPolicy(env.observation_space, env.action_space, i)
+            bursts = ActionBursts(random, env.action_space, rate=1.0, length=1 + i % task.fps, seed=i)
         over = False
         while not over:
-            action = half_gas if i % 3 == 1 else bursts.predict(observation)[0]
+            action = half_gas if driving and i % 3 == 1 else bursts.predict(observation)[0]
             observation, _, terminated, truncated, _ = env.step(action)
             over = terminated or truncated
         with torch.inference_mode():
             parts = [model.vae.encode(part) for part in torch.from_numpy(np.stack(env.frames)).split(256)]
         mu, logvar = (torch.cat(each).numpy() for each in zip(*parts, strict=True))
-        tiles = np.diff(env.visited, prepend=0).astype(np.int16)
-        track = len(env.unwrapped.track)  # type: ignore[attr-defined]
-        failed = env.terminated and not env.lap_finished
-        kept = (mu, logvar, np.stack(env.actions), tiles, track, failed, "privileged")
-        found.append(LatentEpisode(seed, fingerprint(model.vae), *kept))
+        driver = Driver("transfer", "privileged" if driving else "random")
+        found.append(encoded(env.episode(seed, driver), task, mu, logvar, fingerprint(model.vae)))
     env.close()
     return found
 
@@ -198,11 +207,11 @@ def calibration(model: WorldModel, episodes: Sequence[LatentEpisode]) -> dict[st
     Returns:
         JSON-able. "pit": the share of each of `BINS` equal bins of the probability integral transform of z under the
         mixture (all 1 / BINS if it is calibrated), and Kolmogorov and Smirnov's distance from that. "end": the mean
-        probability of failure at steps that failed (recall) and at all others (false alarms).
+        probability of an end at steps that ended (recall) and at all others (false alarms).
     """
-    part = Sequences.of(episodes, model.device)
+    part = Sequences.of(episodes, model.device, model.config.reward)
     z = draw(part, model.config.latent, torch.Generator().manual_seed(0))
-    transforms, failing, others = [], list[float](), list[float]()
+    transforms, ending, others = [], list[float](), list[float]()
     for i, episode in enumerate(episodes):
         steps = len(episode.actions)
         state = model.memory.initial_state(1)
@@ -212,15 +221,15 @@ def calibration(model: WorldModel, episodes: Sequence[LatentEpisode]) -> dict[st
         below = (prediction.logits.softmax(-1) * torch.special.ndtr(standard)).sum(-1)
         transforms.append(below.flatten().numpy())
         p = prediction.end_logit.sigmoid().numpy()
-        failing += p[-1:].tolist() if episode.failed else []
-        others += (p[:-1] if episode.failed else p).tolist()
+        ending += p[-1:].tolist() if episode.ended else []
+        others += (p[:-1] if episode.ended else p).tolist()
     pit = np.concatenate(transforms)
     counts, _ = np.histogram(pit, BINS, (0, 1))
     return {
         "pit": {"shares": (counts / counts.sum()).tolist(), "distance": float(stats.kstest(pit, "uniform").statistic)},
         "end": {
-            "failures": len(failing),
-            "recall": float(np.mean(failing)) if failing else None,
+            "ends": len(ending),
+            "recall": float(np.mean(ending)) if ending else None,
             "false_alarms": float(np.mean(others)),
         },
     }
@@ -243,7 +252,7 @@ def page(content: dict[str, Any]) -> Figure:
     ends = [min(real.min(), dream.min()), max(real.max(), dream.max())]
     scatter.plot(ends, ends, color="grey", lw=1, label="as real")
     scatter.set(
-        xlabel="real score", ylabel="dream score", title=f"{len(lines)} policies, {content['tracks']} tracks each"
+        xlabel="real score", ylabel="dream score", title=f"{len(lines)} policies, {content['tracks']} seeds each"
     )
     scatter.legend()
     gaps.axhline(0, color="grey", lw=1)
@@ -268,11 +277,12 @@ def page(content: dict[str, Any]) -> Figure:
 def worst_dream(args: Args, policies: dict[str, Policy], lines: Sequence[dict[str, Any]]) -> Figure:
     """Draw the worst real drive of the policy whose dreams are too kind by most, above what it dreamt from there."""
     worst = max(lines, key=lambda line: line["dream"]["mean"] - line["real"]["mean"])
-    real, dream = (gym.make(env_id, world_model=args.world_model) for env_id in (REAL, DREAM))
+    dream, real = (gym.make(env_id, world_model=args.world_model) for env_id in env_ids(args.world_model))
     on_track, dreamt, earned, paid = gap(real, dream, policies[worst["policy"]], worst["worst_track"])
     real.close()
     dream.close()
-    return strip(on_track, dreamt, GAP_EVERY, (f"real: {earned:+.0f}", f"dream: {paid:+.0f}"))
+    names, fps = (f"real: {earned:+.0f}", f"dream: {paid:+.0f}"), task_of(args.world_model).fps
+    return strip(on_track, dreamt, GAP_EVERY, names, fps)
 
 
 def main(args: Args) -> None:
@@ -281,7 +291,8 @@ def main(args: Args) -> None:
     Raises:
         ValueError: for another world model than the bundled one without policies of its own.
     """
-    env, model = gym.make(DREAM, world_model=args.world_model), WorldModel.from_pretrained(args.world_model)
+    model = WorldModel.from_pretrained(args.world_model)
+    env = gym.make(env_ids(args.world_model)[0], world_model=args.world_model)
     names = args.policies
     if not names:
         if args.world_model != Args.world_model:
@@ -299,12 +310,14 @@ def main(args: Args) -> None:
     lines = [kept[name] for name in policies]
     real, dream = (np.array([line[key]["mean"] for line in lines]) for key in ("real", "dream"))
     drives = real_drives(model, VALIDATION_SEEDS[: args.drives])
-    good = np.maximum(real, dream) > GOOD
+    good_from = GOOD if model.config.task.env == CAR_RACING.env else float(real.min() + real.max()) / 2
+    good = np.maximum(real, dream) > good_from
     content: dict[str, Any] = {
         "command": "python -m benchmarks.transfer",
         "arguments": asdict(args),
         "tracks": args.tracks,
         "all": agreement(real, dream),
+        "good_from": good_from,
         "good": agreement(real[good], dream[good]) if good.any() else None,
         "alarm_rate": float(np.mean([bool(line["alarms"]) for line in lines])),
         "open_loop": open_loop.open_loop(model, drives),

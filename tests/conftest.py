@@ -12,26 +12,50 @@ import pytest
 import torch
 
 from training import collect
+from wm_gym.actions import ActionConfig, draw_action
+from wm_gym.car_racing import CAR_RACING, lap_reward
 from wm_gym.models.kinds import KINDS, make_memory
 from wm_gym.models.vae import VAE
+from wm_gym.registration import env_ids, task_of
+from wm_gym.reward import RewardConfig
+from wm_gym.tasks import TaskConfig
 from wm_gym.world_model import Starts, WorldModel, WorldModelConfig
 
 MEMORIES = tuple(KINDS)
-every_memory = pytest.mark.parametrize("world_model_folder", MEMORIES, indirect=True)
-"""For contracts that hold for each kind of memory."""
+ANOTHER = "acrobot"
+"""A small world model of another task, with choices, frames of another size and rewards that nothing counts."""
+
+every_memory, every_dream, every_task = (
+    pytest.mark.parametrize("world_model_folder", kinds, indirect=True)
+    for kinds in (MEMORIES, (*MEMORIES, ANOTHER), (MEMORIES[0], ANOTHER))
+)
+"""For contracts that hold for each kind of memory, for each task, or for both."""
+another_task = pytest.mark.parametrize("world_model_folder", [ANOTHER], indirect=True)
 
 EPISODE_STARTS, ALL_STARTS, WINDOW = 10, 24, 6
 ID = "DreamCarRacing-v0"
 Z = 32
 COAST = np.zeros(3, np.float32)
 FRAMES = "gauges96"
+ACROBOT = TaskConfig(
+    env="Acrobot-v1",
+    actions=ActionConfig((0.0,) * 3, (1.0,) * 3, discrete=True),
+    frame=(500, 500),
+    max_episode_steps=500,
+    fps=15,
+    solved=-100.0,
+)
+OTHER_PAY = RewardConfig(scale=0.5, per_step=-1.0, end=0.0)
 
 
 def make_world_model(kind: str = "lstm", **config) -> WorldModel:
     """Random weights of the real sizes, a rare end, ten episode starts and fourteen in mid-drive."""
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
-    sizes = KINDS[kind][0]()
+    if kind == ANOTHER:
+        kind, config = "lstm", {"frames": "whole", "task": ACROBOT, "reward": OTHER_PAY, **config}
+    task, counts = config.get("task", CAR_RACING), config.get("reward", lap_reward()).goal is not None
+    sizes = KINDS[kind][0](counts=counts)
     vae, memory = VAE(), make_memory(sizes)
     with torch.no_grad():
         memory.heads.weight[..., :-2, :].mul_(3)  # uneven mixtures
@@ -40,16 +64,16 @@ def make_world_model(kind: str = "lstm", **config) -> WorldModel:
     length[EPISODE_STARTS:] = rng.integers(1, WINDOW + 1, ALL_STARTS - EPISODE_STARTS)
     starts = Starts(
         z=rng.standard_normal((ALL_STARTS, WINDOW + 1, 32)).astype(np.float32),
-        actions=rng.uniform([-1, 0, 0], [1, 1, 1], (ALL_STARTS, WINDOW, 3)).astype(np.float32),
+        actions=task.actions.encode(draw_action(task.actions.space, rng, (ALL_STARTS, WINDOW))),
         length=length,
-        tiles=np.where(length > 0, 20.0, 0.0).astype(np.float32),
+        gained=np.where(counts & (length > 0), 20.0, 0.0).astype(np.float32),
     )
     return WorldModel(WorldModelConfig(memory=sizes, **config), vae, memory, starts)
 
 
 @pytest.fixture(scope="session")
 def world_model_folder(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> str:
-    """The folder of a saved small world model, of an LSTM unless `every_memory` asks; use it as ``world_model=``."""
+    """The folder of a saved small world model, an LSTM of CarRacing unless a mark asks; use it as ``world_model=``."""
     folder: Path = tmp_path_factory.mktemp("artifact") / "world_model"
     make_world_model(getattr(request, "param", "lstm")).save(folder)
     return str(folder)
@@ -68,15 +92,39 @@ def no_display(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def make(world_model_folder: str) -> Callable[..., gym.Env]:
-    """Makes a dream of the small world model."""
-    return lambda **kwargs: gym.make(ID, **{"world_model": world_model_folder, **kwargs})
+def dream_id(world_model_folder: str) -> str:
+    """The id of the small world model's dream."""
+    return env_ids(world_model_folder)[0]
 
 
 @pytest.fixture(scope="session")
-def make_vec(world_model_folder: str) -> Callable[..., gym.vector.VectorEnv]:
+def actions(world_model_folder: str) -> ActionConfig:
+    """What the small world model's env takes."""
+    return task_of(world_model_folder).actions
+
+
+@pytest.fixture(scope="session")
+def random_actions(actions: ActionConfig) -> Callable[..., np.ndarray]:
+    """Draws actions for so many steps, or so many steps of so many lanes, as `some_actions` does CarRacing's."""
+    return lambda *shape, seed=0: draw_action(actions.space, np.random.default_rng(seed), shape)
+
+
+@pytest.fixture(scope="session")
+def coast(actions: ActionConfig) -> np.ndarray:
+    """The action that does nothing."""
+    return nothing(actions.space)
+
+
+@pytest.fixture(scope="session")
+def make(world_model_folder: str, dream_id: str) -> Callable[..., gym.Env]:
+    """Makes a dream of the small world model."""
+    return lambda **kwargs: gym.make(dream_id, **{"world_model": world_model_folder, **kwargs})
+
+
+@pytest.fixture(scope="session")
+def make_vec(world_model_folder: str, dream_id: str) -> Callable[..., gym.vector.VectorEnv]:
     """Makes so many lanes of it."""
-    return lambda lanes, **kwargs: gym.make_vec(ID, lanes, world_model=world_model_folder, **kwargs)
+    return lambda lanes, **kwargs: gym.make_vec(dream_id, lanes, world_model=world_model_folder, **kwargs)
 
 
 @pytest.fixture(scope="module")
@@ -96,10 +144,10 @@ def make_kind(world_model_folder: str) -> Callable[..., Any]:
     """Makes an env by its kind: "dream", "dreams" (two lanes) or "real"."""
 
     def make_kind(kind: str, **kwargs: Any) -> Any:
-        kwargs = {"world_model": world_model_folder, **kwargs}
+        kwargs, (dream, real) = {"world_model": world_model_folder, **kwargs}, env_ids(world_model_folder)
         if kind == "dreams":
-            return gym.make_vec(ID, **{"num_envs": 2, **kwargs})
-        return gym.make(ID if kind == "dream" else "LatentCarRacing-v0", **kwargs)
+            return gym.make_vec(dream, **{"num_envs": 2, **kwargs})
+        return gym.make(dream if kind == "dream" else real, **kwargs)
 
     return make_kind
 
@@ -141,8 +189,15 @@ def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
 
 
 def some_actions(*shape: int, seed: int = 0) -> np.ndarray:
-    """Random actions for so many steps, or so many steps of so many lanes."""
-    return np.random.default_rng(seed).uniform([-1, 0, 0], [1, 1, 1], (*shape, 3)).astype(np.float32)
+    """Random actions of CarRacing for so many steps, or so many steps of so many lanes."""
+    return draw_action(CAR_RACING.actions.space, np.random.default_rng(seed), shape)
+
+
+def nothing(space: gym.Space) -> np.ndarray:
+    """The action that does nothing: zeros, the middle one of choices, or one for each lane."""
+    if isinstance(space, (gym.spaces.Discrete, gym.spaces.MultiDiscrete)):
+        return np.full(space.shape, ACROBOT.actions.size // 2)
+    return np.zeros(space.shape, np.float32)
 
 
 def gentle_actions(steps: int, seed: int = 0) -> np.ndarray:
@@ -177,7 +232,7 @@ def drive_to_the_end(env: gym.Env, seed: int) -> tuple:
     env.reset(seed=seed)
     while True:
         state = env.unwrapped.get_state()
-        step = env.step(COAST)
+        step = env.step(nothing(env.action_space))
         if step[2] or step[3]:
             return state, step
 
@@ -190,7 +245,8 @@ def stream(env: gym.Env) -> dict[str, Any]:
 def stepped_once(envs: gym.vector.VectorEnv, **reset: Any) -> np.ndarray:
     """What lanes show after a reset and a step of random actions."""
     envs.reset(**reset)
-    return envs.step(some_actions(1, envs.num_envs)[0])[0]
+    rng = np.random.default_rng(0)
+    return envs.step(draw_action(envs.single_action_space, rng, (envs.num_envs,)))[0]
 
 
 def assert_infos_agree(infos: dict, expected: dict) -> None:

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from conftest import every_task
 
 pytestmark = [pytest.mark.usefixtures("box2d", "no_display"), pytest.mark.filterwarnings("ignore")]
 DREAMS, EVERY = ("dream", "dreams"), ("dream", "dreams", "real")
@@ -22,6 +23,7 @@ WRONG = [
 ]
 
 
+@every_task
 @pytest.mark.parametrize(
     ("kind", "kwargs", "error", "message"),
     [(kind, kwargs, error, message) for kinds, kwargs, error, message in WRONG for kind in kinds],

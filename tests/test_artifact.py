@@ -146,9 +146,9 @@ SPOILED = {
     ),
     "V and M of other sizes": (lambda f: edit_field(f, "vae", latent_size=16), "config.json.*16 latents.*32"),
     "a reward in quotes": (lambda f: edit_field(f, "reward", scale="3"), "config.json.*finite"),
-    "no tiles": (lambda f: edit_field(f, "reward", lap_tiles=0), "config.json.*tiles"),
+    "no tiles": (lambda f: edit_field(f, "reward", goal=0), "config.json.*goal"),
     "starts that do not fit": (
-        lambda f: edit_arrays(f, "starts.safetensors", tiles=np.zeros(3, np.float16)),
+        lambda f: edit_arrays(f, "starts.safetensors", gained=np.zeros(3, np.float16)),
         "starts.safetensors.*fit",
     ),
 }

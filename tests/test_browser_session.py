@@ -183,7 +183,7 @@ def test_an_end_pauses_and_the_other_drive_can_go_on(session):
     watcher = session.policies["watcher"] = Watcher()
     session.drive("watcher")
     ticks(session, 2)
-    session.simulator.tiles[:] = session.simulator.reward.lap_tiles
+    session.simulator.gained[:] = session.simulator.reward.goal
     session.tick()
     assert session.dream.outcome == "finished the lap"
     assert session.idle

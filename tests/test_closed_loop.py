@@ -9,10 +9,13 @@ from conftest import Z
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from training import closed_loop
-from training.closed_loop import BIN, DREAM, REAL, Drive, Recorder, alarms, compare, drive
+from training.closed_loop import BIN, Drive, Recorder, alarms, compare, drive
+from wm_gym.car_racing import lap_reward
 from wm_gym.evaluate import EpisodeResult, make_lanes, rollout
 from wm_gym.models.controller import Controller
-from wm_gym.world_model import RewardConfig, WorldModel
+from wm_gym.world_model import WorldModel
+
+DREAM, REAL = "DreamCarRacing-v0", "LatentCarRacing-v0"
 
 
 def made(rewards, z=None, failed=False, finished=False, seed=0):
@@ -20,7 +23,8 @@ def made(rewards, z=None, failed=False, finished=False, seed=0):
     rewards = np.array(rewards, np.float64)
     if z is None:
         z = np.random.default_rng(seed).standard_normal((len(rewards) + 1, Z))
-    result = EpisodeResult(seed, seed, float(rewards.sum()), len(rewards), failed or finished, finished)
+    over = failed or finished
+    result = EpisodeResult(seed, seed, float(rewards.sum()), len(rewards), over, finished if over else None)
     return Drive(z, rewards, result)
 
 
@@ -100,7 +104,7 @@ def test_pay_counts_drives_that_still_run_and_no_price_of_failing():
             "dream": {"mean": None, "error": None, "drives": 0},
         },
     ]
-    assert (report["real"]["lap_finished"], report["real"]["failed"]) == (pytest.approx(1 / 3), pytest.approx(1 / 3))
+    assert (report["real"]["finished"], report["real"]["failed"]) == (pytest.approx(1 / 3), pytest.approx(1 / 3))
     assert report["real"]["max"] == 200
     assert report["changes"]["std_ratio"]["median"] == pytest.approx(1, abs=0.2)
     assert compare(real, [made([1.0] * 10)])["changes"] is None
@@ -132,8 +136,8 @@ def test_spread_tells_scale_tails_and_changes():
 
 
 def test_a_dream_that_claims_more_than_the_road_can_pay_raises_an_alarm():
-    reward = RewardConfig()
-    lap = reward.lap_tiles * reward.scale
+    reward = lap_reward()
+    lap = reward.goal * reward.scale
     assert alarms([made([lap / 760 - 0.1] * 760, finished=True)], reward) == []  # a very good lap
     assert alarms([made([1.2] * 400)] * 3, reward) == []
     (sentence,) = alarms([made([lap / 600 - 0.1] * 600, finished=True)], reward)

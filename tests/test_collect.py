@@ -22,10 +22,10 @@ def test_collect_writes_episodes_and_their_frames(drives):
     assert [episode.seed for episode in episodes] == [0, 1]
     for episode in episodes:
         assert episode.actions.shape == (30, 3)
-        assert episode.rewards.shape == episode.tiles.shape == (30,)
+        assert episode.rewards.shape == episode.counts.shape == (30,)
         assert open_frames(drives, episode.seed, FRAMES).shape == (31, 64, 64, 3)
         assert episode.driver == Driver("random", "random", burst_rate=0.2)
-        expected = 1000 / episode.track_tiles * episode.tiles - 0.1  # reset itself visits none
+        expected = 1000 / episode.goal * episode.counts - 0.1  # reset itself visits none
         np.testing.assert_allclose(episode.rewards, expected, rtol=1e-4)
     assert not np.array_equal(episodes[0].actions, episodes[1].actions)
 
@@ -34,7 +34,7 @@ def test_the_same_arguments_drive_the_same_whatever_the_number_of_workers(drives
     collect.main(collecting(tmp_path))
     for path in episode_files(drives):
         mine, its = Episode.load(path), Episode.load(tmp_path / path.name)
-        for array in ("actions", "rewards", "tiles"):
+        for array in ("actions", "rewards", "counts"):
             assert getattr(mine, array).tobytes() == getattr(its, array).tobytes()
         assert (
             frames_file(drives, mine.seed, FRAMES).read_bytes() == frames_file(tmp_path, mine.seed, FRAMES).read_bytes()
@@ -84,5 +84,5 @@ def test_patience_ends_a_drive_that_finds_no_new_tile(tmp_path):
     (episode,) = [Episode.load(path) for path in episode_files(tmp_path)]
     assert not episode.terminated
     assert len(episode.actions) < 400
-    assert not episode.tiles[-20:].any()
-    assert episode.tiles[-21] > 0
+    assert not episode.counts[-20:].any()
+    assert episode.counts[-21] > 0

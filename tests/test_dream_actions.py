@@ -4,41 +4,55 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from conftest import ALL_STARTS, COAST, ID, Z, drive_to_the_end, every_memory, some_actions, stream, trace
+from conftest import (
+    ALL_STARTS,
+    COAST,
+    Z,
+    another_task,
+    drive_to_the_end,
+    every_dream,
+    every_task,
+    some_actions,
+    stream,
+    trace,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 # --- determinism ---------------------------------------------------------------------------------------------------
 
 
-@every_memory
+@every_dream
 @given(seed=st.integers(0, 2**31))
 @settings(deadline=None, max_examples=10)
-def test_same_seed_and_actions_give_the_same_dream_bit_for_bit(world_model_folder, seed):
-    one, other = (gym.make(ID, world_model=world_model_folder, starts="any") for _ in range(2))
+def test_same_seed_and_actions_give_the_same_dream_bit_for_bit(world_model_folder, seed, random_actions, dream_id):
+    one, other = (gym.make(dream_id, world_model=world_model_folder, starts="any") for _ in range(2))
     assert np.array_equal(one.reset(seed=seed)[0], other.reset(seed=seed)[0])
-    first = trace(one, some_actions(40))
-    assert trace(other, some_actions(40)) == first
+    first = trace(one, random_actions(40))
+    assert trace(other, random_actions(40)) == first
     one.reset(seed=seed)  # and again in an env that has dreamt already
-    assert trace(one, some_actions(40)) == first
+    assert trace(one, random_actions(40)) == first
 
 
-def test_another_seed_gives_another_dream(env):
+@every_task
+def test_another_seed_gives_another_dream(env, coast):
     dreams = set()
     for seed in range(5):
         env.reset(seed=seed, options={"start": 0})
-        dreams.add(env.step(COAST)[0].tobytes())
+        dreams.add(env.step(coast)[0].tobytes())
     assert len(dreams) == 5
 
 
-def test_another_action_gives_another_dream(env):
+@every_task
+def test_another_action_gives_another_dream(env, actions, coast):
     observations = []
-    for action in (COAST, np.array([0, 1, 0], np.float32)):
+    for action in (coast, np.int64(2) if actions.discrete else np.array([0, 1, 0], np.float32)):
         env.reset(seed=0)
         observations.append(env.step(action)[0])
     assert not np.allclose(*observations)
 
 
+@every_task
 def test_reset_without_a_seed_goes_on_with_the_stream(make):
     one, other = make(), make()
     one.reset(seed=0)
@@ -96,21 +110,62 @@ def test_a_bad_action_is_named_and_nothing_happens(make, bad, message):
     assert trace(disturbed, some_actions(10)) == trace(calm, some_actions(10))
 
 
-def test_step_before_reset_is_an_error(make):
+@another_task
+@pytest.mark.parametrize("convert", [int, np.int8, np.uint64, np.array, torch.tensor], ids=lambda each: each.__name__)
+def test_choices_of_any_whole_type_are_taken(make, convert):
+    one, other = make(), make()
+    one.reset(seed=1, options={"start": 0})
+    other.reset(seed=1, options={"start": 0})
+    assert trace(one, [np.int64(2), np.int64(0)]) == trace(other, [convert(2), convert(0)])
+
+
+BAD_CHOICES = [
+    (3, "action is 3, expected a value from 0 to 2"),
+    (-1, "action is -1, expected a value from 0 to 2"),
+    (np.uint64(2**63), "action is 9223372036854775808"),
+    (2**70, "whole numbers"),
+    (1.0, "whole numbers"),
+    (np.nan, "whole numbers"),
+    (True, "whole numbers"),
+    ("1", "whole numbers"),
+    (None, "None"),
+    ([1], r"shape \(\), got \(1,\)"),
+    ([0, 1, 0], r"shape \(\), got \(3,\)"),
+]
+
+
+@another_task
+@pytest.mark.parametrize(("bad", "message"), BAD_CHOICES)
+@pytest.mark.filterwarnings("error")
+def test_a_bad_choice_is_named_and_nothing_happens(make, random_actions, coast, bad, message):
+    disturbed, calm = make(), make()
+    for env in (disturbed, calm):
+        env.reset(seed=2)
+        env.step(coast)
+    before = stream(disturbed)
+    with pytest.raises(ValueError, match=message):
+        disturbed.step(bad)
+    assert stream(disturbed) == before
+    assert trace(disturbed, random_actions(10)) == trace(calm, random_actions(10))
+
+
+@every_task
+def test_step_before_reset_is_an_error(make, coast):
     env = make().unwrapped
     with pytest.raises(gym.error.ResetNeeded, match="reset"):
-        env.step(COAST)
+        env.step(coast)
     with pytest.raises(ValueError, match="start"):
         env.reset(options={"start": ALL_STARTS})
     with pytest.raises(gym.error.ResetNeeded, match="reset"):  # a reset that failed began nothing
-        env.step(COAST)
+        env.step(coast)
 
 
-def test_step_after_the_end_is_an_error(env):
+@every_task
+def test_step_after_the_end_is_an_error(env, coast):
     drive_to_the_end(env, seed=0)
     before = stream(env)
     with pytest.raises(gym.error.ResetNeeded, match="reset"):
-        env.step(COAST)
+        env.step(coast)
     assert stream(env) == before
     env.reset()
-    env.step(COAST)
+    env.step(coast)

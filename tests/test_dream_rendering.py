@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 import pytest
-from conftest import COAST, some_actions, trace
+from conftest import COAST, every_task, some_actions, trace
 from gymnasium.wrappers import RecordVideo
 
 from wm_gym.models.vae import VAE
@@ -36,15 +36,17 @@ def test_rgb_array_shows_the_present_latent_when_asked(make, decoded):
     assert np.array_equal(frame, kept)
 
 
-def test_rendering_disturbs_nothing(make):
+@every_task
+def test_rendering_disturbs_nothing(make, random_actions):
     drawn, plain = make(render_mode="rgb_array"), make()
     drawn.reset(seed=0)
     plain.reset(seed=0)
-    for action in some_actions(10):
+    for action in random_actions(10):
         drawn.render()
         assert trace(drawn, [action]) == trace(plain, [action])
 
 
+@every_task
 def test_without_a_render_mode_nothing_is_decoded(make, decoded):
     env = make().unwrapped
     env.reset(seed=0)
@@ -53,17 +55,19 @@ def test_without_a_render_mode_nothing_is_decoded(make, decoded):
     assert decoded == []
 
 
-def test_human_mode_shows_each_step(make, decoded):
+@every_task
+def test_human_mode_shows_each_step(make, decoded, coast):
     env = make(render_mode="human", sampling="mode")
     env.reset(seed=0)
     for _ in range(3):
-        env.step(COAST)
+        env.step(coast)
     assert decoded == [1] * 4
     assert env.render() is None
     env.close()
     env.close()
 
 
+@every_task
 @pytest.mark.parametrize("render_mode", [None, "rgb_array", "human"])
 def test_close_may_come_twice_or_before_reset(make, render_mode):
     env = make(render_mode=render_mode)
@@ -71,11 +75,12 @@ def test_close_may_come_twice_or_before_reset(make, render_mode):
     env.close()
 
 
+@every_task
 @pytest.mark.filterwarnings("ignore")
-def test_record_video(make, tmp_path):
+def test_record_video(make, tmp_path, coast):
     env = RecordVideo(make(render_mode="rgb_array", max_episode_steps=5), str(tmp_path), disable_logger=True)
     env.reset(seed=0)
-    while not any(env.step(COAST)[2:4]):
+    while not any(env.step(coast)[2:4]):
         pass
     env.close()
     (video,) = tmp_path.glob("*.mp4")

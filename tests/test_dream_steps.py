@@ -6,42 +6,56 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from conftest import COAST, EPISODE_STARTS, ID, Z, drive_to_the_end, every_memory, make_world_model, some_actions, trace
+from conftest import (
+    ANOTHER,
+    COAST,
+    EPISODE_STARTS,
+    Z,
+    drive_to_the_end,
+    every_dream,
+    every_task,
+    make_world_model,
+    some_actions,
+    trace,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wm_gym.world_model import RewardConfig
+from wm_gym.registration import env_ids
+from wm_gym.reward import RewardConfig
+from wm_gym.world_model import WorldModel
 
 
-@every_memory
-def test_the_memory_takes_z_and_action_of_the_same_step(make, world_model):
+@every_dream
+def test_the_memory_takes_z_and_action_of_the_same_step(make, world_model, random_actions):
     env = make(sampling="mode")
-    actions = some_actions(20)
+    actions = random_actions(20)
     observations = np.stack([env.reset(seed=0)[0]] + [env.step(action)[0] for action in actions])
     z = torch.from_numpy(observations[None, :-1, :Z])
-    hidden, _ = world_model.memory.unroll(z, torch.from_numpy(actions[None]), world_model.memory.initial_state(1))
+    taken = torch.from_numpy(world_model.config.task.actions.encode(actions)[None])
+    hidden, _ = world_model.memory.unroll(z, taken, world_model.memory.initial_state(1))
     np.testing.assert_allclose(observations[1:, Z:], hidden[0], atol=1e-5)
 
 
-@every_memory
-def test_mode_dreams_the_mean_of_the_likeliest_component(make, world_model):
+@every_dream
+def test_mode_dreams_the_mean_of_the_likeliest_component(make, world_model, random_actions):
     env = make(sampling="mode")
     env.reset(seed=0)
-    for action in some_actions(5):
+    for action in random_actions(5):
         observation = env.step(action)[0]
         prediction = world_model.memory.predict(torch.from_numpy(observation[Z:]))
         likeliest = prediction.logits.numpy().argmax(axis=1)
         np.testing.assert_allclose(observation[:Z], prediction.mu.numpy()[np.arange(Z), likeliest], atol=1e-5)
 
 
-@every_memory
-def test_mode_is_deterministic_but_for_the_start(make):
+@every_dream
+def test_mode_is_deterministic_but_for_the_start(make, random_actions):
     env = make(sampling="mode")
     dreams, starts = set(), set()
     for seed in range(8):
         starts.add(env.reset(seed=seed)[0].tobytes())
         env.reset(seed=seed, options={"start": 2})
-        dreams.add(str(trace(env, some_actions(30))))
+        dreams.add(str(trace(env, random_actions(30))))
     assert len(dreams) == 1
     assert len(starts) > 1
 
@@ -50,7 +64,7 @@ def test_mode_is_deterministic_but_for_the_start(make):
 def short_laps(tmp_path_factory):
     """A world model with rules of its own and laps of 30 tiles."""
     folder = tmp_path_factory.mktemp("short_laps") / "world_model"
-    reward = RewardConfig(scale=2.5, per_step=-0.5, failure=-7.0, lap_tiles=30.0)
+    reward = RewardConfig(scale=2.5, per_step=-0.5, end=-7.0, goal=30.0)
     make_world_model(reward=reward).save(folder)
     return str(folder)
 
@@ -65,7 +79,7 @@ def test_reward_is_expected_tiles_times_scale_plus_per_step(make, world_model, s
         observation, reward, terminated, _, info = env.step(action)
         assert type(reward) is float
         if not terminated:
-            tiles = world_model.memory.predict(torch.from_numpy(observation[Z:])).tiles
+            tiles = world_model.memory.predict(torch.from_numpy(observation[Z:])).gain
             assert reward == pytest.approx(tiles.item() * scale + per_step, abs=1e-4)
             assert info == {}
         else:
@@ -76,11 +90,32 @@ def test_reward_is_expected_tiles_times_scale_plus_per_step(make, world_model, s
     assert failures > 1
 
 
+@pytest.mark.parametrize("end", [0.0, None])
+def test_a_reward_that_nothing_counts_is_the_memorys_own_at_every_step(end, tmp_path):
+    model = make_world_model(ANOTHER, reward=RewardConfig(scale=0.5, per_step=-1.0, end=end))
+    model.save(tmp_path / "model")
+    env = gym.make(env_ids(tmp_path / "model")[0], world_model=str(tmp_path / "model"))
+    env.reset(seed=0)
+    ends, gains = 0, []
+    for action in np.random.default_rng(0).integers(0, 3, 200):
+        observation, reward, terminated, _, info = env.step(action)
+        gains.append(WorldModel.load(tmp_path / "model").memory.predict(torch.from_numpy(observation[Z:])).gain.item())
+        expected = end if terminated and end is not None else gains[-1] * 0.5 - 1
+        assert (type(reward), info) == (float, {})
+        assert reward == pytest.approx(expected, abs=1e-4)
+        assert env.unwrapped.get_state().gained == 0
+        if terminated:
+            ends += 1
+            env.reset()
+    assert ends > 1
+    assert min(gains) < -0.01 < 0.01 < max(gains)  # no count
+
+
 @pytest.mark.parametrize("start", [0, EPISODE_STARTS])
 def test_a_dream_pays_for_one_lap_and_ends(make, world_model, short_laps, start):
     env = make(world_model=short_laps, sampling="mode")
     env.reset(options={"start": start})
-    left = 30 - world_model.starts.tiles[start]
+    left = 30 - world_model.starts.gained[start]
     rewards, terminated = [], False
     while not terminated:
         assert sum(rewards) + 0.5 * len(rewards) < left * 2.5 - 0.01
@@ -95,7 +130,7 @@ def test_a_dream_pays_for_one_lap_and_ends(make, world_model, short_laps, start)
 def test_no_tile_is_paid_beyond_the_lap(make):
     env = make(sampling="mode")
     env.reset(seed=0)
-    env.unwrapped.dream.tiles.fill(295 - 0.25)
+    env.unwrapped.dream.gained.fill(295 - 0.25)
     _, reward, terminated, _, info = env.step(COAST)
     assert (terminated, info) == (True, {"lap_finished": True})
     assert reward == pytest.approx(0.25 * 1000 / 295 - 0.1, abs=1e-4)
@@ -111,19 +146,21 @@ def test_leaving_the_playfield_is_no_finished_lap(env):
 
 def test_a_failure_at_the_last_tile_is_a_failure(env):
     state, _ = drive_to_the_end(env, seed=0)
-    env.reset(options={"state": replace(state, tiles=np.full_like(state.tiles, 294.99))})
+    env.reset(options={"state": replace(state, gained=np.full_like(state.gained, 294.99))})
     _, reward, terminated, _, info = env.step(COAST)
     assert (reward, terminated, info) == (-100.0, True, {"lap_finished": False})
 
 
-@every_memory
+@every_dream
 @given(temperature=st.floats(0.05, 5), seed=st.integers(0, 99), steps=st.integers(0, 60))
 @settings(deadline=None, max_examples=25)
-def test_temperature_changes_neither_reward_nor_end(world_model_folder, temperature, seed, steps):
-    env = gym.make(ID, world_model=world_model_folder)
-    other = gym.make(ID, world_model=world_model_folder, temperature=temperature)
+def test_temperature_changes_neither_reward_nor_end(
+    world_model_folder, temperature, seed, steps, random_actions, dream_id
+):
+    env = gym.make(dream_id, world_model=world_model_folder)
+    other = gym.make(dream_id, world_model=world_model_folder, temperature=temperature)
     env.reset(seed=seed)
-    for action in some_actions(steps + 1, seed=seed):
+    for action in random_actions(steps + 1, seed=seed):
         state = env.unwrapped.get_state()
         observation, *outcome = env.step(action)
         if outcome[1]:
@@ -136,9 +173,10 @@ def test_temperature_changes_neither_reward_nor_end(world_model_folder, temperat
         assert not np.array_equal(observation[:Z], expected[:Z])
 
 
+@every_task
 @pytest.mark.parametrize("temperature", [0.1, 4.0])
-def test_temperature_changes_no_end_where_there_is_one(make, temperature):
+def test_temperature_changes_no_end_where_there_is_one(make, temperature, coast):
     state, (_, *outcome) = drive_to_the_end(make(), seed=1)
     other = make(temperature=temperature)
     other.reset(options={"state": state})
-    assert list(other.step(COAST)[1:]) == outcome
+    assert list(other.step(coast)[1:]) == outcome

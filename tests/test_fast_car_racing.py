@@ -10,9 +10,10 @@ from gymnasium.envs.box2d.car_racing import CarRacing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from wm_gym.car_racing import ScriptedDriver
 from wm_gym.envs import fast_car_racing
 from wm_gym.envs.fast_car_racing import FastCarRacing
-from wm_gym.policies import ActionBursts, Policy, ScriptedDriver
+from wm_gym.policies import ActionBursts, Policy
 
 
 class Twins:

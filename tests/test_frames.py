@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wm_gym.envs.fast_car_racing import FastCarRacing
-from wm_gym.frames import INPUT_SIZE, VERSIONS, area_weights, encoder_input, gauge_rows, gauge_speed
+from wm_gym.frames import INPUT_SIZE, VERSIONS, area_weights, encoder_input, gauge_rows, gauge_speed, kept_size
 
-HEIGHT = {"crop84": 84, "full96": 96, "gauges96": 96}
+HEIGHT = {"crop84": 84, "full96": 96, "gauges96": 96, "whole": 96}
 seeds = st.integers(0, 2**31)
 versions = pytest.mark.parametrize("version", HEIGHT)
-unblanked = pytest.mark.parametrize("version", ["crop84", "full96"])
+unblanked = pytest.mark.parametrize("version", ["crop84", "full96", "whole"])
 examples = settings(deadline=None, max_examples=20)
 
 
@@ -33,7 +33,7 @@ def slivers_summed(values, axis):
 
 def area_average(frame, version):
     """The reference for one frame: no weights, no floats, rounded half up."""
-    kept = frame[: HEIGHT[version]].astype(np.int64)
+    kept = (frame if version == "whole" else frame[: HEIGHT[version]]).astype(np.int64)
     if version == "gauges96":
         kept[84:, :11] = 0  # the score
     total = slivers_summed(slivers_summed(kept, 0), 1)
@@ -51,6 +51,16 @@ def test_every_version_is_held_against_the_reference():
 def test_a_frame_is_area_averaged_and_rounded(version, seed, levels):
     frame = some_frames(seed, levels=levels)
     assert np.array_equal(encoder_input(frame, version), area_average(frame, version))
+
+
+@pytest.mark.parametrize("size", [(500, 500), (400, 600), (210, 160), (64, 64), (3, 2), (501, 499)], ids=str)
+@pytest.mark.parametrize("levels", [2, 256])
+def test_whole_frames_of_any_size_are_area_averaged_and_rounded(size, levels):
+    frame = np.random.default_rng(0).integers(0, levels, (*size, 3)) * (255 // (levels - 1))
+    frame = frame.astype(np.uint8)
+    assert np.array_equal(encoder_input(frame, "whole"), area_average(frame, "whole"))
+    white = np.full((2, *size, 3), 255, np.uint8)
+    assert (encoder_input(white, "whole") == 255).all()
 
 
 @versions
@@ -149,6 +159,19 @@ def test_what_is_no_frame_is_refused_by_its_type_and_shape(shape, dtype):
         encoder_input(np.zeros(shape, dtype))
 
 
+@pytest.mark.parametrize("shape", [(96, 96), (96, 96, 4), (3, 96, 96), (0, 96, 3), (96, 0, 3), ()])
+def test_what_is_no_whole_frame_is_refused_by_its_shape(shape):
+    with pytest.raises(ValueError, match=rf"uint8.*'whole', got uint8 {re.escape(str(shape))}$"):
+        encoder_input(np.zeros(shape, np.uint8), "whole")
+
+
+@pytest.mark.parametrize("version", ["crop84", "full96", "gauges96"])
+def test_car_racings_versions_are_for_its_frames_alone(version):
+    with pytest.raises(ValueError, match=rf'400, 600.*"whole", got {version!r}'):
+        kept_size(version, (400, 600))
+    assert kept_size("whole", (400, 600)) == (400, 600)
+
+
 @pytest.mark.parametrize("version", ["crop85", "", "CROP84", None])
 def test_an_unknown_version_is_named_beside_those_there_are(version):
     with pytest.raises(ValueError, match=rf"{version!r}.*crop84.*full96"):
@@ -163,7 +186,8 @@ def test_gauges_are_kept_and_the_score_beside_them_is_not():
     assert shrunk[56:, :7].max() == 0
     assert shrunk[56:, 8:].min() == 255
     assert shrunk[:56].max() == 0
-    assert len(range(*gauge_rows("crop84").indices(64))) == 0
+    for version in ("crop84", "whole"):
+        assert len(range(*gauge_rows(version).indices(64))) == 0
 
 
 @pytest.mark.parametrize("version", ["full96", "gauges96"])

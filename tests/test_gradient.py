@@ -64,7 +64,7 @@ def test_a_disturbance_trembles_actions_by_its_share_of_half_their_range(disturb
 
 
 def test_lanes_tremble_as_gradients_do(world_model_folder):
-    dreams = make_lanes(train_controller.DREAM, 4000, world_model=world_model_folder)
+    dreams = make_lanes("DreamCarRacing-v0", 4000, world_model=world_model_folder)
     lanes, still = train_controller.Tremble(dreams, 0.3, alike=2000), np.zeros((4000, 3), np.float32)
     actions = np.stack([lanes.actions(still) for _ in range(60)])
     lanes.close()
@@ -98,9 +98,7 @@ def test_gradients_raise_what_dreams_pay(kind, tmp_path):
     args = gradient.Args(steps=30, walkers=16, acting=8, coasting=4, length=20, learning_rate=0.02)
     zeros, objective = np.zeros(config.parameters), gradient.Objective()
     found = gradient.ascend(model, zeros, config, args, objective, temperature=1.0, seed=0)
-    envs = make_lanes(
-        train_controller.DREAM, 64, world_model=str(tmp_path / "model"), max_episode_steps=12, starts="any"
-    )
+    envs = make_lanes("DreamCarRacing-v0", 64, world_model=str(tmp_path / "model"), max_episode_steps=12, starts="any")
     seeds = np.arange(32)
     before, after = train_controller.evaluate(envs, np.stack([np.zeros_like(found), found]), seeds, config)
     envs.close()

@@ -186,9 +186,7 @@ def test_rollout_gives_the_same_scores_in_one_env_in_lanes_and_in_processes(worl
         env.close()
     for result in results:
         assert [episode.seed for episode in result] == seeds
-        assert [(episode.steps, episode.terminated, episode.lap_finished) for episode in result] == [
-            (6, False, False)
-        ] * 3
+        assert [(episode.steps, episode.terminated, episode.finished) for episode in result] == [(6, False, None)] * 3
         assert [episode.score for episode in result] == pytest.approx([episode.score for episode in results[0]])
     assert len({episode.score for episode in results[0]}) == 3
 

@@ -10,10 +10,11 @@ from benchmarks.soak import kills
 from training.checkpoints import read_log
 from training.presets import parse
 from training.rollouts import Episode, episode_files, open_frames
-from training.train_controller import DREAM, REAL, hard_dreams
+from training.train_controller import hard_dreams
 from wm_gym.models.controller import Controller
 from wm_gym.world_model import WorldModel
 
+DREAM, REAL = "DreamCarRacing-v0", "LatentCarRacing-v0"
 ARGUMENTS = "--preset smoke --random-episodes 2 --random-steps 30 --scripted-episodes 4 --max-steps 30"
 SETTINGS = parse(ARGUMENTS.split())
 FIRST_DRIVES = SETTINGS.random_episodes + SETTINGS.scripted_episodes

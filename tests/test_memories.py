@@ -6,7 +6,9 @@ import torch
 from test_models import toy_episodes
 from torch.nn import functional as F
 
-from training.train_rnn import Sequences, losses
+from training.latents import Sequences
+from training.train_rnn import losses
+from wm_gym.car_racing import lap_reward
 from wm_gym.models.ensemble import Ensemble, EnsembleConfig
 from wm_gym.models.kinds import KINDS, make_memory
 from wm_gym.models.mdn_rnn import MDNRNN, MDNRNNConfig
@@ -30,15 +32,15 @@ def inputs(lanes, steps, seed=0):
 def test_losses_of_the_lstm_are_to_the_bit_those_without_members():
     torch.manual_seed(0)
     memory = MDNRNN(MDNRNNConfig(1, 1, 16, 2))
-    part = Sequences.of(toy_episodes(np.random.default_rng(0), 7, 12), torch.device("cpu"))
+    part = Sequences.of(toy_episodes(np.random.default_rng(0), 7, 12), torch.device("cpu"), lap_reward())
     steps, state = slice(0, part.actions.shape[1]), memory.initial_state(7)
     each, _ = losses(memory, part.mu, part, steps, state)
     prediction = memory.predict(memory.unroll(part.mu[:, steps], part.actions, state)[0])
     expected = torch.stack(
         [
             mixture_nll(prediction, part.mu[:, 1:]),
-            F.poisson_nll_loss(prediction.tiles, part.tiles, log_input=False, reduction="none"),
-            F.binary_cross_entropy_with_logits(prediction.end_logit, part.failed, reduction="none"),
+            F.poisson_nll_loss(prediction.gain, part.gains, log_input=False, reduction="none"),
+            F.binary_cross_entropy_with_logits(prediction.end_logit, part.ended, reduction="none"),
         ]
     )
     expected = (expected * part.valid).sum((1, 2)) / part.valid.sum().clamp_min(1)
@@ -154,7 +156,7 @@ def test_an_ensemble_predicts_the_equal_mixture_of_its_members(ensemble):
     log_normal = torch.distributions.Normal(each.mu, each.log_sigma.exp()).log_prob(z.unsqueeze(-1))
     density = (each.logits.softmax(-1) * log_normal.exp()).sum(-1).mean(0)
     torch.testing.assert_close(mixture_nll(together, z), -density.log().sum(-1), atol=1e-4, rtol=1e-5)
-    torch.testing.assert_close(together.tiles, each.tiles.mean(0))
+    torch.testing.assert_close(together.gain, each.gain.mean(0))
     torch.testing.assert_close(together.end_logit.sigmoid(), each.end_logit.sigmoid().mean(0))
 
 
@@ -181,7 +183,7 @@ def test_members_that_are_alike_agree_and_disagree_when_one_is_moved():
 
 def test_a_member_learns_from_its_own_errors_alone():
     torch.manual_seed(0)
-    part = Sequences.of(toy_episodes(np.random.default_rng(0), 5, 9), torch.device("cpu"))
+    part = Sequences.of(toy_episodes(np.random.default_rng(0), 5, 9), torch.device("cpu"), lap_reward())
     memory = Ensemble(EnsembleConfig(1, 1, 8, 2, members=2))
     steps, gradients = slice(0, part.actions.shape[1]), []
     for _ in range(2):

@@ -14,6 +14,7 @@ from training.encode import fingerprint
 from training.latents import LatentEpisode
 from training.train_rnn import Args as TrainArgs
 from training.train_rnn import validate
+from wm_gym.car_racing import lap_reward
 from wm_gym.models.kinds import KINDS, make_memory
 from wm_gym.models.memory import mixture_mean
 
@@ -32,9 +33,9 @@ def drive_of(model, steps, seed):
         mu=rng.standard_normal((steps + 1, 32)).astype(np.float32),
         logvar=np.full((steps + 1, 32), -4, np.float32),
         actions=rng.uniform([-1, 0, 0], [1, 1, 1], (steps, 3)).astype(np.float32),
-        tiles=rng.integers(0, 2, steps).astype(np.int16),
-        track_tiles=300,
-        failed=False,
+        gains=rng.integers(0, 2, steps).astype(np.float32),
+        goal=300,
+        ended=False,
         label="random",
     )
 
@@ -43,7 +44,7 @@ def test_the_nll_along_a_drive_is_the_one_that_training_reports():
     model = make_world_model()
     drive = drive_of(model, 40, 0)
     found = memories.along_drives(model, [drive], seed=0)
-    expected = validate(model.memory, [drive], TrainArgs(), torch.device("cpu"))
+    expected = validate(model.memory, [drive], TrainArgs(), torch.device("cpu"), lap_reward())
     assert found["nll"] == pytest.approx(expected[0], rel=1e-5)
     assert found["disagreement_correlation"] is None
 

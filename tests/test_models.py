@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.distributions import Categorical, MixtureSameFamily, Normal, kl_divergence
 
-from training.latents import LatentEpisode
-from training.train_rnn import Sequences, draw, losses
+from training.latents import LatentEpisode, Sequences, draw
+from training.train_rnn import losses
+from wm_gym.car_racing import lap_reward
 from wm_gym.models import vae as v
 from wm_gym.models.controller import Controller, ControllerConfig
 from wm_gym.models.ensemble import EnsembleConfig
@@ -170,9 +171,9 @@ def toy_episodes(rng: np.random.Generator, episodes: int, steps: int) -> list[La
                 mu=mu,
                 logvar=np.full_like(mu, -5),
                 actions=actions,
-                tiles=2 * pays[:, 0].astype(np.int16),
-                track_tiles=295,
-                failed=failed,
+                gains=2 * pays[:, 0].astype(np.float32),
+                goal=295,
+                ended=failed,
                 label="random",
             )
         )
@@ -186,7 +187,7 @@ def test_the_step_that_takes_an_action_is_the_one_that_pays_dreams_and_fails_for
     memory = make_memory(config)
     optimizer = torch.optim.Adam(memory.parameters(), lr=0.02)
     for _ in range(200):
-        part = Sequences.of(toy_episodes(rng, 32, 12), torch.device("cpu"))
+        part = Sequences.of(toy_episodes(rng, 32, 12), torch.device("cpu"), lap_reward())
         steps = slice(0, part.actions.shape[1])
         each, _ = losses(memory, draw(part, "sample", noise), part, steps, memory.initial_state(32))
         optimizer.zero_grad()
@@ -199,7 +200,7 @@ def test_the_step_that_takes_an_action_is_the_one_that_pays_dreams_and_fails_for
             state = memory.step(z, torch.tensor([[float(action)]]), state)
             prediction = memory.predict(memory.hidden(state))
             z = mixture_mode(prediction)
-            assert prediction.tiles.item() == pytest.approx(tiles, abs=0.4)
+            assert prediction.gain.item() == pytest.approx(tiles, abs=0.4)
             assert prediction.end_logit.sigmoid().item() == pytest.approx(failed, abs=0.2)
             assert z.item() == pytest.approx(tiles / 2, abs=0.2)
 

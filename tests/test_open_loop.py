@@ -13,10 +13,11 @@ from training import open_loop
 from training.encode import fingerprint
 from training.latents import LatentEpisode
 from training.open_loop import on_road
+from wm_gym.car_racing import ScriptedDriver
 from wm_gym.envs.fast_car_racing import FastCarRacing
-from wm_gym.frames import VERSIONS, encoder_input
+from wm_gym.frames import encoder_input
 from wm_gym.models.memory import Prediction
-from wm_gym.policies import ActionBursts, ScriptedDriver
+from wm_gym.policies import ActionBursts
 from wm_gym.world_model import WorldModel
 
 
@@ -70,9 +71,7 @@ def toy_drive(seed, steps):
     mu = np.zeros((steps + 1, Z), np.float32)
     mu[:, 0] = np.arange(steps + 1) / 100
     mu[1:, 1] = np.cumsum(actions[:, 0])
-    return LatentEpisode(
-        seed, "toy", mu, np.zeros_like(mu), actions, actions[:, 1].astype(np.int16), 300, False, "random"
-    )
+    return LatentEpisode(seed, "toy", mu, np.zeros_like(mu), actions, actions[:, 1], 300, False, "random")
 
 
 @pytest.fixture(scope="module")
@@ -86,10 +85,10 @@ def test_a_memory_that_knows_the_world_is_right_at_every_horizon(toy_drives):
     assert [line["steps"] for line in report["horizons"]] == [1, 7, 20]
     for line in report["horizons"]:
         assert line["z_rmse"] < 1e-5 < 1e-3 < line["copy_rmse"]
-        assert line["tiles_dream"] == pytest.approx(line["tiles_real"])
-        assert line["tiles_real"] == pytest.approx(line["steps"] / 2, rel=0.2, abs=0.3)
-        assert line["tiles_rmse"] < 1e-5
-        assert line["tiles_correlation"] == pytest.approx(1)
+        assert line["gain_dream"] == pytest.approx(line["gain_real"])
+        assert line["gain_real"] == pytest.approx(line["steps"] / 2, rel=0.2, abs=0.3)
+        assert line["gain_rmse"] < 1e-5
+        assert line["gain_correlation"] == pytest.approx(1)
         assert line["frame_rmse"] == 0 < line["copy_frame_rmse"]
         assert line["road_agrees"] == 1
         assert line["road_dream"] == line["road_real"]
@@ -106,9 +105,9 @@ def test_a_memory_that_copies_is_as_good_as_copying(toy_drives):
 def test_a_memory_that_pays_too_much_shows_in_the_tiles_alone(toy_drives):
     report = open_loop.open_loop(toy_model(more_tiles=0.25), toy_drives, horizons=(1, 10), moments=30)
     for line in report["horizons"]:
-        assert line["tiles_dream"] - line["tiles_real"] == pytest.approx(0.25 * line["steps"], abs=1e-4)
-        assert line["tiles_rmse"] == pytest.approx(0.25 * line["steps"], abs=1e-4)
-        assert line["tiles_correlation"] == pytest.approx(1)
+        assert line["gain_dream"] - line["gain_real"] == pytest.approx(0.25 * line["steps"], abs=1e-4)
+        assert line["gain_rmse"] == pytest.approx(0.25 * line["steps"], abs=1e-4)
+        assert line["gain_correlation"] == pytest.approx(1)
         assert line["z_rmse"] < 1e-5
 
 
@@ -143,7 +142,7 @@ def test_the_open_loop_command_uses_held_out_drives_of_its_own_v(world_model_fol
         open_loop.main(args)
 
 
-@pytest.mark.parametrize("version", sorted(VERSIONS))
+@pytest.mark.parametrize("version", ["crop84", "full96", "gauges96"])
 def test_road_under_the_car_is_seen_where_the_wheels_touch_it(version):
     env = FastCarRacing()
     env.reset(seed=500_002)

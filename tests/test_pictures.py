@@ -15,7 +15,7 @@ from training.files import write_atomic, write_json
 from wm_gym.envs.rendering import enlarge
 from wm_gym.frames import encoder_input
 from wm_gym.models.controller import Controller, ControllerConfig
-from wm_gym.world_model import WorldModel
+from wm_gym.world_model import WorldModel, WorldModelConfig
 
 SEED = 1_000_000
 
@@ -159,7 +159,7 @@ def write_logs(run):
     rng = np.random.default_rng(0)
     keys = {
         "vae": ("epoch", "squared_error", "kl"),
-        "rnn": ("epoch", "z", "tiles", "end", "held_out_z", "held_out_tiles", "held_out_end"),
+        "rnn": ("epoch", "z", "gain", "end", "held_out_z", "held_out_gain", "held_out_end"),
         "controller": ("generation", "population_score", "best", "std", "sigma"),
     }
     for length, (stage, (counted, *names)) in enumerate(keys.items(), start=3):
@@ -170,7 +170,7 @@ def write_logs(run):
 def test_curves_are_those_of_the_logs(tmp_path):
     write_logs(tmp_path)
     panels = iter(pictures.curves(tmp_path).axes)
-    drawn = {"vae": ["squared_error", "kl"], "rnn": ["z", "tiles", "end"], "controller": ["score", "sigma"]}
+    drawn = {"vae": ["squared_error", "kl"], "rnn": ["z", "gain", "end"], "controller": ["score", "sigma"]}
     for stage, names in drawn.items():
         lines = read_log(tmp_path / LOGS[stage])
         counted = "generation of the rounds' sought controllers" if stage == "controller" else "epoch"
@@ -223,13 +223,13 @@ def test_a_video_has_every_frame_of_the_longer_drive_and_then_a_still(tmp_path):
     real = [np.full((64, 64, 3), 5 * i, np.uint8) for i in range(40)]
     dream = [np.full((64, 64, 3), 200, np.uint8), np.full((64, 64, 3), 50, np.uint8)]
     path = tmp_path / "folder" / "drive.mp4"
-    drives.write_video(path, real, dream, "crop84")
+    drives.write_video(path, real, dream, WorldModelConfig())
     assert list(path.parent.iterdir()) == [path]
     with VideoFileClip(str(path)) as clip:
         frames = list(clip.iter_frames())
         assert clip.fps == 50
     assert len(frames) == 40
-    assert frames[0].shape == np.hstack([enlarge(real[0], "crop84")] * 2).shape
+    assert frames[0].shape == np.hstack([enlarge(real[0], (84, 96))] * 2).shape
     for i, frame in enumerate(frames):
         left, right = np.hsplit(frame.astype(float), 2)
         assert left[:, 20:-20].mean() == pytest.approx(5 * i, abs=4)
@@ -239,8 +239,8 @@ def test_a_video_has_every_frame_of_the_longer_drive_and_then_a_still(tmp_path):
 def test_a_video_that_fails_leaves_the_old_one(tmp_path):
     path = tmp_path / "drive.mp4"
     write_atomic(path, lambda file: file.write(b"old"))
-    with pytest.raises(KeyError):
-        drives.write_video(path, [np.zeros((64, 64, 3), np.uint8)], [], "no version")
+    with pytest.raises(IndexError):
+        drives.write_video(path, [np.zeros((64, 64, 3), np.uint8)], [], WorldModelConfig())
     assert path.read_bytes() == b"old"
 
 

@@ -11,10 +11,12 @@ from unittest.mock import create_autospec
 import huggingface_hub
 import pytest
 import tyro
+from conftest import ANOTHER, make_world_model
 from huggingface_hub import constants
 from test_hub import Cache
 
 from wm_gym import hub
+from wm_gym.models.controller import Controller, ControllerConfig
 
 REPOSITORY = Path(__file__).parents[1]
 README = (REPOSITORY / "README.md").read_text()
@@ -31,7 +33,7 @@ def commands() -> list[str]:
 
 
 def test_the_python_blocks_run_in_order(tmp_path, monkeypatch):
-    """In the folder of someone who has trained a world model, with a Hub that is a folder."""
+    """In the folder of someone who has trained world models, with a Hub that is a folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
@@ -41,6 +43,11 @@ def test_the_python_blocks_run_in_order(tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface_hub, "HfApi", lambda: api)
     with resources.as_file(resources.files("wm_gym") / "pretrained" / "car_racing") as bundled:
         shutil.copytree(bundled, tmp_path / "runs/mine/best")
+    another = make_world_model(ANOTHER)
+    another.save(tmp_path / "runs/acrobot/best/world_model")
+    actions = another.config.task.actions
+    config = ControllerConfig(another.config.observation_size, actions.low, actions.high, discrete=actions.discrete)
+    Controller(config=config).save(tmp_path / "runs/acrobot/best/controller")
     (tmp_path / "runs/mine/results").mkdir()
     shutil.copy(REPOSITORY / "benchmarks/results/score.json", tmp_path / "runs/mine/results")
     names: dict[str, object] = {}

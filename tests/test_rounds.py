@@ -102,7 +102,7 @@ def test_a_round_stopped_while_its_candidates_drive_keeps_them_and_their_dream(t
 
     def train_rnn(_):
         model = make_world_model()
-        model.starts.tiles[:] = len(found)  # as starts of more drives are others
+        model.starts.gained[:] = len(found)  # as starts of more drives are others
         model.save(tmp_path / "rnn")
         return tmp_path / "rnn"
 
@@ -123,7 +123,7 @@ def test_a_round_stopped_while_its_candidates_drive_keeps_them_and_their_dream(t
         with pytest.raises(KeyboardInterrupt):
             loop.run_round(args, 0)
     assert found == [0]
-    assert (WorldModel.load(kept / "world_model").starts.tiles == 0).all()
+    assert (WorldModel.load(kept / "world_model").starts.gained == 0).all()
     assert (Controller.from_pretrained(kept / "population").parameters == 1).all()
 
 

@@ -80,7 +80,7 @@ def test_the_time_limit_and_the_end_are_told_apart(world_model_folder):
     env = make_sb3_vec(DREAM, 2, world_model=world_model_folder, max_episode_steps=5, starts="any")
     env.seed(0)
     env.reset()
-    env.envs.dream.tiles[0] = env.envs.dream.reward.lap_tiles  # the first lane's lap is finished
+    env.envs.dream.gained[0] = env.envs.dream.reward.goal  # the first lane's lap is finished
     *_, dones, infos = env.step(np.zeros((2, 3), np.float32))
     assert dones.tolist() == [True, False]
     assert not infos[0]["TimeLimit.truncated"] and infos[0]["lap_finished"]

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from wm_gym.policies import ScriptedDriver
+from wm_gym.car_racing import ScriptedDriver
 
 
 @pytest.fixture

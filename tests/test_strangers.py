@@ -171,7 +171,7 @@ def any_model(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
     return tmp_path / "model"
 
 
-@pytest.mark.parametrize("owner", ["reward", "vae", "memory"])
+@pytest.mark.parametrize("owner", ["reward", "vae", "memory", "task"])
 def test_numbers_beyond_any_float_are_refused(any_model, owner):
     model = any_model
     for key in json.loads((model / "config.json").read_text())[owner]:
@@ -195,7 +195,7 @@ def test_training_is_an_object(model, controller, training):
         refuses(load, folder, r"config\.json: training is")
 
 
-@pytest.mark.parametrize("owner", ["reward", "vae", "memory"])
+@pytest.mark.parametrize("owner", ["reward", "vae", "memory", "task"])
 def test_a_missing_field_is_not_made_up(any_model, owner):
     model = any_model
     for key in json.loads((model / "config.json").read_text())[owner]:
@@ -214,10 +214,17 @@ def test_sizes_that_no_file_fills_take_no_memory(model, controller, examiner):
         assert verdict.outcome == REFUSED and "has shape" in verdict.message
 
 
+def test_a_memory_of_other_actions_than_the_tasks_is_refused(model):
+    edit_config(model, lambda config: config["memory"].update(action_size=2))
+    refuses(WorldModel.load, model, r"config\.json.*action_size is 2, but CarRacing-v3 has 3 actions")
+
+
 def test_actions_that_are_not_car_racings_are_refused_when_the_env_is_made(model):
     change_sizes(model, np.random.default_rng(0), actions=2)
     for make in (gym.make, gym.make_vec):
-        with pytest.raises(wm_gym.ArtifactError, match=r"model: action_size is 2 in config\.json.*3 actions"):
+        with pytest.raises(
+            wm_gym.ArtifactError, match=r"model: a world model of Another-v0, expected one of CarRacing-v3"
+        ):
             make("DreamCarRacing-v0", world_model=str(model))
 
 
@@ -226,7 +233,7 @@ def test_actions_that_are_not_car_racings_are_refused_when_the_env_is_made(model
 
 @pytest.mark.parametrize(
     ("name", "dtype"),
-    [("length", np.float32), ("length", np.uint8), ("length", bool), ("z", np.int8), ("tiles", np.int64)],
+    [("length", np.float32), ("length", np.uint8), ("length", bool), ("z", np.int8), ("gained", np.int64)],
 )
 def test_starts_of_other_types_are_refused(model, name, dtype):
     path = model / "starts.safetensors"
@@ -245,8 +252,8 @@ def test_short_integers_are_lengths_too(model, dtype):
 
 @pytest.mark.parametrize("tiles", [-1, 400])
 def test_tiles_beyond_a_lap_are_refused(model, tiles):
-    edit(model / "starts.safetensors", tiles=np.full(4, tiles, np.float16))
-    refuses(WorldModel.load, model, r"starts\.safetensors: the tiles.*295")
+    edit(model / "starts.safetensors", gained=np.full(4, tiles, np.float16))
+    refuses(WorldModel.load, model, r"starts\.safetensors: what was gained.*295")
 
 
 @pytest.mark.parametrize(("limit", "value"), [("LONGEST_WINDOW", 2), ("MOST_STATES", 15), ("MOST_PRODUCTS", 10_000)])

@@ -22,6 +22,7 @@ from training.drives import write_video
 from training.rollouts import Driver, Episode, save_frames
 from training.tracking import track, track_video, tracking
 from wm_gym.models.vae import VAEConfig
+from wm_gym.world_model import WorldModelConfig
 
 REPOSITORY = Path(__file__).parents[1]
 STAGES = [train_vae, train_rnn, train_controller]
@@ -87,10 +88,10 @@ def run_stages(run, world_model):
             seed=seed,
             actions=rng.uniform([-1, 0, 0], [1, 1, 1], (steps, 3)).astype(np.float32),
             rewards=np.zeros(steps, np.float32),
-            tiles=rng.integers(0, 3, steps).astype(np.int16),
-            track_tiles=300,
+            counts=rng.integers(0, 3, steps).astype(np.int16),
+            goal=300,
             terminated=False,
-            lap_finished=False,
+            finished=False,
             driver=Driver("random", "random"),
         ).save(run / "rollouts")
     model = VAEConfig(channels=(4, 8, 8, 8))
@@ -110,7 +111,7 @@ def test_the_curves_and_the_video_are_read_back_from_an_offline_run(world_model_
     rng = np.random.default_rng(0)
     frames = list(rng.integers(0, 256, (30, 64, 64, 3), np.uint8))
     video = tmp_path / "drive.mp4"
-    write_video(video, frames, frames, "crop84")
+    write_video(video, frames, frames, WorldModelConfig())
     line = {"round": 0, "real": {"mean": 1 / 3, "std": 0.1}, "dream": {"mean": 2.5e-9, "std": 3.0}, "frames": 12}
     with tracking(tmp_path, True, {"learning_rate": 0.1}):
         run_stages(tmp_path, world_model_folder)

@@ -39,7 +39,7 @@ def test_all_members_meet_the_same_seeds(world_model_folder):
     members = np.stack([one, other, one, one])
     results = []
     for lanes in (8, 3, 1):  # all at once, with lanes left over, one after the other
-        envs = make_lanes(train_controller.DREAM, lanes, world_model=world_model_folder, max_episode_steps=8)
+        envs = make_lanes("DreamCarRacing-v0", lanes, world_model=world_model_folder, max_episode_steps=8)
         results.append(train_controller.evaluate(envs, members, seeds, config))
         apart = [train_controller.evaluate(envs, members[:2], seeds[[i]], config) for i in range(2)]
         envs.close()
@@ -103,10 +103,10 @@ def test_cma_es_follows_the_objective(world_model_folder, tmp_path):
 def test_the_real_env_has_no_gradients_and_pays_in_full(world_model_folder, tmp_path):
     with pytest.raises(ValueError, match="weighed step by step"):
         objective = gradient.Objective(beyond=0.5)
-        train_controller.main(evolving(world_model_folder, tmp_path, env=train_controller.REAL, objective=objective))
+        train_controller.main(evolving(world_model_folder, tmp_path, env="LatentCarRacing-v0", objective=objective))
     with pytest.raises(ValueError, match="only a dream has gradients"):
         train_controller.main(
-            evolving(world_model_folder, tmp_path, env=train_controller.REAL, gradient=gradient.Args(steps=1))
+            evolving(world_model_folder, tmp_path, env="LatentCarRacing-v0", gradient=gradient.Args(steps=1))
         )
 
 

@@ -46,10 +46,10 @@ def noise(tmp_path_factory):
             seed=seed,
             actions=rng.uniform([-1, 0, 0], [1, 1, 1], (steps, 3)).astype(np.float32),
             rewards=np.zeros(steps, np.float32),
-            tiles=rng.integers(0, 3, steps).astype(np.int16),
-            track_tiles=300,
+            counts=rng.integers(0, 3, steps).astype(np.int16),
+            goal=300,
             terminated=seed == 2,
-            lap_finished=False,
+            finished=False,
             driver=Driver("random", "random"),
         ).save(run / "rollouts")
     train_vae.main(training(train_vae, run, run / "vae"))

@@ -15,9 +15,10 @@ import torch
 from training import train_sb3
 from training.checkpoints import read_log
 from training.examples import ppo
-from training.train_controller import DREAM, REAL
 from wm_gym.policies import load_policy
 from wm_gym.sb3 import ALGORITHMS, algorithm
+
+DREAM, REAL = "DreamCarRacing-v0", "LatentCarRacing-v0"
 
 NAMES = [name.lower() for names in ALGORITHMS.values() for name in names]
 SMALL = {

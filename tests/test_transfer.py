@@ -60,9 +60,9 @@ def dreamt(model: WorldModel, steps: int, shift: float = 0.0) -> LatentEpisode:
         z = sample_mixture(prediction, 1.0, uniform, normal) + shift
         latents.append(z)
     mu = torch.cat(latents).numpy()
-    tiles = np.zeros(steps, np.int16)
+    gains = np.zeros(steps, np.float32)
     return LatentEpisode(
-        0, fingerprint(model.vae), mu, np.full_like(mu, -60), actions.numpy(), tiles, 300, True, "random"
+        0, fingerprint(model.vae), mu, np.full_like(mu, -60), actions.numpy(), gains, 300, True, "random"
     )
 
 
@@ -72,7 +72,7 @@ def test_calibration_knows_a_calibrated_mixture_from_a_shifted_one():
     good, bad = (transfer.calibration(model, [dreamt(model, 200, shift)]) for shift in (0.0, 1.0))
     assert good["pit"]["distance"] < 0.03 < 0.2 < bad["pit"]["distance"]
     assert sum(good["pit"]["shares"]) == pytest.approx(1)
-    assert good["end"]["failures"] == 1 and 0 < good["end"]["recall"] < 0.2
+    assert good["end"]["ends"] == 1 and 0 < good["end"]["recall"] < 0.2
 
 
 def test_the_command_measures_draws_and_goes_on(world_model_folder, tmp_path, monkeypatch):
@@ -85,7 +85,7 @@ def test_the_command_measures_draws_and_goes_on(world_model_folder, tmp_path, mo
     content = json.loads(out.read_text())
     assert [line["policy"] for line in content["policies"]] == [*chosen, "car_racing"]
     assert content["all"]["policies"] == 3 and len(content["open_loop"]["horizons"]) == 5
-    assert content["calibration"]["end"]["failures"] == 1  # the drive at half gas
+    assert content["calibration"]["end"]["ends"] == 1  # the drive at half gas
     assert all(out.with_suffix(end).stat().st_size > 1000 for end in (".png", ".worst.png"))
     monkeypatch.setattr(transfer, "measure", lambda *_: pytest.fail("measured again"))
     transfer.main(args)

@@ -1,4 +1,4 @@
-"""DreamCarRacing-v0 as a vector env: what it is made with, takes and returns, and what is built around it."""
+"""The dream as a vector env: what it is made with, takes and returns, and what is built around it."""
 
 import copy
 
@@ -6,7 +6,15 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from conftest import ID, assert_infos_agree, assert_steps_equal, every_memory, some_actions
+from conftest import (
+    ANOTHER,
+    another_task,
+    assert_infos_agree,
+    assert_steps_equal,
+    every_dream,
+    every_task,
+    some_actions,
+)
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AutoresetMode
 from gymnasium.wrappers.vector import RecordEpisodeStatistics
@@ -19,6 +27,7 @@ from wm_gym.world_model import WorldModel
 # --- what it is made with ------------------------------------------------------------------------------------------
 
 
+@every_task
 def test_spaces(make_vec, make):
     envs, env = make_vec(3), make()
     assert (envs.single_observation_space, envs.single_action_space) == (env.observation_space, env.action_space)
@@ -69,6 +78,27 @@ def test_a_bad_action_is_named_with_its_lane_and_nothing_happens(make_vec, lane,
         assert_steps_equal(disturbed.step(good), calm.step(good))
 
 
+@another_task
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ([0, 3, 0], r"action\[1\] is 3, expected a value from 0 to 2"),
+        ([0, 1, -1], r"action\[2\] is -1"),
+        ([0.0, 1.0, 2.0], "whole numbers"),
+        ([0, 1], r"shape \(3,\), got \(2,\)"),
+        ([[1, 0, 0]] * 3, r"shape \(3,\), got \(3, 3\)"),
+    ],
+)
+def test_a_bad_choice_is_named_with_its_lane_and_nothing_happens(make_vec, random_actions, bad, message):
+    disturbed, calm = make_vec(3), make_vec(3)
+    for envs in (disturbed, calm):
+        envs.reset(seed=0)
+    with pytest.raises(ValueError, match=message):
+        disturbed.step(bad)
+    for good in random_actions(40, 3):
+        assert_steps_equal(disturbed.step(good), calm.step(good))
+
+
 @pytest.mark.parametrize("actions", [np.zeros(3), np.zeros((2, 3)), np.zeros((3, 2)), [["a"] * 3] * 3, None])
 def test_actions_of_another_shape_or_type_are_errors(make_vec, actions):
     envs = make_vec(3)
@@ -80,13 +110,13 @@ def test_actions_of_another_shape_or_type_are_errors(make_vec, actions):
 # --- what is returned ----------------------------------------------------------------------------------------------
 
 
-@every_memory
+@every_dream
 @pytest.mark.parametrize("mode", AutoresetMode)
-def test_what_is_returned_is_never_overwritten(make_vec, mode):
+def test_what_is_returned_is_never_overwritten(make_vec, mode, random_actions):
     envs = make_vec(4, autoreset_mode=mode, max_episode_steps=3, render_mode="rgb_array")
     given_out = [envs.reset(seed=0), envs.render()]
     kept = copy.deepcopy(given_out)
-    for actions in some_actions(12, 4):
+    for actions in random_actions(12, 4):
         step = envs.step(actions)
         given_out.append(step)
         kept.append(copy.deepcopy(step))
@@ -103,18 +133,24 @@ def test_what_is_returned_is_never_overwritten(make_vec, mode):
             assert all(np.array_equal(frame, copied) for frame, copied in zip(mine, its, strict=True))
 
 
-def test_writing_to_what_is_returned_disturbs_nothing(make_vec):
+@every_task
+def test_writing_to_what_is_returned_disturbs_nothing(make_vec, random_actions):
     disturbed, calm = (make_vec(3, autoreset_mode=AutoresetMode.SAME_STEP, max_episode_steps=2) for _ in range(2))
     for envs in (disturbed, calm):
         envs.reset(seed=0)
-    for actions in some_actions(10, 3):
+    for actions in random_actions(10, 3):
         step = disturbed.step(actions)
         assert_steps_equal(step, calm.step(actions))
         for array in step[:-1]:
             array[:] = 1
 
 
-def test_render_decodes_every_lane(make_vec, make):
+@pytest.mark.parametrize(
+    ("world_model_folder", "shape"),
+    [("lstm", (336, 384, 3)), (ANOTHER, (500, 500, 3))],
+    indirect=["world_model_folder"],
+)
+def test_render_decodes_every_lane(make_vec, make, shape):
     envs, env = make_vec(3, render_mode="rgb_array"), make(render_mode="rgb_array")
     envs.reset(seed=0)
     frames = envs.render()
@@ -123,10 +159,11 @@ def test_render_decodes_every_lane(make_vec, make):
     for lane, frame in enumerate(frames):
         env.reset(seed=lane)
         assert frame.dtype == np.uint8
-        assert frame.shape == (336, 384, 3)
+        assert frame.shape == shape
         assert abs(frame.astype(int) - env.render()).max() <= 1  # batches may round otherwise
 
 
+@every_task
 def test_without_a_render_mode_render_warns(make_vec):
     envs = make_vec(2)
     envs.reset(seed=0)
@@ -134,6 +171,7 @@ def test_without_a_render_mode_render_warns(make_vec):
         assert envs.render() is None
 
 
+@every_task
 def test_close_may_come_twice(make_vec):
     envs = make_vec(2)
     envs.close()
@@ -143,28 +181,30 @@ def test_close_may_come_twice(make_vec):
 # --- around it -----------------------------------------------------------------------------------------------------
 
 
+@every_task
 @pytest.mark.filterwarnings("error")
-def test_is_made_again_from_its_spec_as_json(make_vec):
+def test_is_made_again_from_its_spec_as_json(make_vec, random_actions):
     envs = make_vec(3, autoreset_mode="SAME_STEP", max_episode_steps=4, temperature=1.2, starts="any")
     again = gym.make_vec(EnvSpec.from_json(envs.spec.to_json()))
     assert again.num_envs == 3
     envs.reset(seed=0)
     again.reset(seed=0)
     truncations = 0
-    for actions in some_actions(10, 3):
+    for actions in random_actions(10, 3):
         step = envs.step(actions)
         assert_steps_equal(again.step(actions), step)
         truncations += step[3].sum()
     assert truncations > 0
 
 
+@every_task
 @pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP])
-def test_record_episode_statistics(make_vec, mode):
+def test_record_episode_statistics(make_vec, mode, random_actions):
     envs = RecordEpisodeStatistics(make_vec(3, autoreset_mode=mode, max_episode_steps=8))
     envs.reset(seed=0)
     score, steps, episodes = np.zeros(3), np.zeros(3, int), 0
     starting = np.zeros(3, bool)
-    for actions in some_actions(40, 3):
+    for actions in random_actions(40, 3):
         _, reward, terminated, truncated, infos = envs.step(actions)
         score, steps = np.where(starting, 0, score + reward), np.where(starting, 0, steps + 1)
         over = terminated | truncated
@@ -180,9 +220,9 @@ def test_record_episode_statistics(make_vec, mode):
     assert envs.episode_count == episodes > 10
 
 
-@every_memory
-def test_rollout_scores_every_seed_the_same_at_any_number_of_lanes(world_model_folder, make):
-    config = ControllerConfig()
+@every_dream
+def test_rollout_scores_every_seed_the_same_at_any_number_of_lanes(world_model_folder, make, dream_id):
+    config = ControllerConfig.for_spaces(make().observation_space, make().action_space)
     driver = Controller(np.random.default_rng(0).normal(0, 0.1, config.parameters), config)
     seeds = [11, 12, 13, 14, 15, 16, 17]
 
@@ -194,7 +234,7 @@ def test_rollout_scores_every_seed_the_same_at_any_number_of_lanes(world_model_f
     assert {result.terminated for result in alone} == {True, False}
     assert all(result.steps == 25 or result.terminated for result in alone)
     for lanes in (1, 3, 10):
-        together = results(make_lanes(ID, lanes, world_model=world_model_folder, max_episode_steps=25))
+        together = results(make_lanes(dream_id, lanes, world_model=world_model_folder, max_episode_steps=25))
         for mine, its in zip(together, alone, strict=True):
             assert mine.score == pytest.approx(its.score, abs=0.01)
             assert (mine.seed, mine.steps, mine.terminated) == (its.seed, its.steps, its.terminated)

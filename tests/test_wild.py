@@ -6,19 +6,19 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from conftest import ALL_STARTS, COAST
+from conftest import ALL_STARTS, COAST, every_task, nothing
 from gymnasium.error import ClosedEnvironmentError, ResetNeeded
 
 from benchmarks.soak import users
 from wm_gym.dream import NOISE_BLOCK
-from wm_gym.envs.latent import LatentCarRacing
+from wm_gym.envs.latent import LatentEnv
 
 pytestmark = [pytest.mark.usefixtures("box2d", "no_display"), pytest.mark.filterwarnings("ignore")]
 
 
 def coast(env):
-    """What an env returns for five steps without steering or gas."""
-    action = np.zeros(env.action_space.shape, np.float32)
+    """What an env returns for five steps of doing nothing."""
+    action = nothing(env.action_space)
     return [np.asarray(part).tobytes() for _ in range(5) for part in env.step(action)[:-1]]
 
 
@@ -34,6 +34,7 @@ def test_wild_users_get_clear_errors_and_change_nothing(world_model_folder):
     assert {"ValueError", "TypeError", "ResetNeeded", "ClosedEnvironmentError", "Error"} <= figures["refused"].keys()
 
 
+@every_task
 @pytest.mark.parametrize("kind", ["dream", "dreams", "real"])
 @pytest.mark.parametrize("options", [5, "start", ["start"], [], 0, np.zeros(2)], ids=repr)
 def test_options_that_are_no_dict_change_nothing(make_kind, kind, options):
@@ -45,12 +46,14 @@ def test_options_that_are_no_dict_change_nothing(make_kind, kind, options):
     assert coast(wild) == coast(calm)
 
 
+@every_task
 @pytest.mark.parametrize("kind", ["dream", "dreams"])
 def test_unknown_options_of_mixed_types_are_named(make_kind, kind):
     with pytest.raises(ValueError, match=r"unknown reset options \['begin', 7, None\]: expected some of .*'start'"):
         make_kind(kind).reset(options={"begin": 1, 7: 2, None: 3})
 
 
+@every_task
 @pytest.mark.parametrize("seed", [-1, 1.5, "1", [1, 2]])
 def test_a_wrong_seed_leaves_the_real_env_as_it_was(make_kind, seed):
     wild, calm = make_kind("real"), make_kind("real")
@@ -70,6 +73,7 @@ def test_an_option_of_carracing_is_refused_before_the_track_is_gone(make_kind):
     assert coast(wild) == coast(calm)
 
 
+@every_task
 @pytest.mark.parametrize("kind", ["dream", "dreams", "real"])
 def test_an_action_that_numpy_cannot_read_changes_nothing(make_kind, kind):
     wild, calm = make_kind(kind), make_kind(kind)
@@ -91,9 +95,12 @@ SPOILT = {
     "cursor shape": (lambda state: replace(state, cursor=state.cursor[None]), r"state\.cursor must be a ndarray"),
     "cursor below": (lambda state: replace(state, cursor=state.cursor * 0 - 1), r"state\.cursor must hold"),
     "cursor above": (lambda state: replace(state, cursor=state.cursor * 0 + NOISE_BLOCK + 1), "from 0 to 32"),
-    "tiles shape": (lambda state: replace(state, tiles=np.zeros(9, np.float32)), r"got float32 \(9,\)"),
-    "tiles beyond": (lambda state: replace(state, tiles=state.tiles * 0 + 296), r"state\.tiles must hold .* 295"),
-    "tiles below": (lambda state: replace(state, tiles=state.tiles - 1), r"state\.tiles must hold"),
+    "gains shape": (lambda state: replace(state, gained=np.zeros(9, np.float32)), r"got float32 \(9,\)"),
+    "gains beyond": (
+        lambda state: replace(state, gained=state.gained * 0 + 296),
+        r"state\.gained must hold numbers from 0 to",
+    ),
+    "gains below": (lambda state: replace(state, gained=state.gained - 1), r"state\.gained must hold"),
     "z type": (lambda state: replace(state, z=state.z.double()), r"state\.z must be a Tensor.*got torch\.float64"),
     "z array": (lambda state: replace(state, z=state.z.numpy()), r"state\.z must be a Tensor"),
     "z nan": (lambda state: replace(state, z=state.z * torch.nan), r"state\.z must hold numbers"),
@@ -106,6 +113,7 @@ SPOILT = {
 }
 
 
+@every_task
 @pytest.mark.parametrize("seed", [None, 9])
 @pytest.mark.parametrize("kind", ["dream", "dreams"])
 @pytest.mark.parametrize("spoilt", SPOILT)
@@ -125,16 +133,18 @@ def test_a_state_that_no_dream_has_is_refused_and_changes_nothing(make_kind, kin
 # --- the order of calls --------------------------------------------------------------------------------------------
 
 
+@every_task
 def test_a_closed_vector_env_refuses_and_says_so(make_kind):
     env = make_kind("dreams")
     env.reset(seed=0)
     env.close()
     env.close()
-    for call in (lambda: env.step(np.zeros(env.action_space.shape)), env.reset):
+    for call in (lambda: env.step(nothing(env.action_space)), env.reset):
         with pytest.raises(ClosedEnvironmentError, match="closed: make a new one"):
             call()
 
 
+@every_task
 @pytest.mark.parametrize("kind", ["dream", "real"])
 def test_a_closed_env_has_no_episode_until_it_is_reset(make_kind, kind):
     env, calm = make_kind(kind), make_kind(kind)
@@ -142,14 +152,14 @@ def test_a_closed_env_has_no_episode_until_it_is_reset(make_kind, kind):
     env.close()
     env.close()
     with pytest.raises(ResetNeeded, match="call reset"):
-        env.step(COAST)
+        env.step(nothing(env.action_space))
     for each in (env, calm):  # as Stable-Baselines3's env checker does
         each.reset(seed=1)
     assert coast(env) == coast(calm)
 
 
 def test_the_real_env_needs_a_reset_before_its_first_step_and_after_the_end(world_model_folder):
-    wild, calm = (LatentCarRacing(world_model=world_model_folder) for _ in range(2))
+    wild, calm = (LatentEnv(world_model=world_model_folder) for _ in range(2))
     for call in (lambda: wild.step(COAST), wild.get_wrapper_attr("get_state")):
         with pytest.raises(ResetNeeded, match="call reset"):
             call()
@@ -164,6 +174,7 @@ def test_the_real_env_needs_a_reset_before_its_first_step_and_after_the_end(worl
     assert coast(wild) == coast(calm)
 
 
+@every_task
 @pytest.mark.parametrize("kind", ["dream", "dreams"])
 def test_there_is_no_moment_before_the_first_reset(make_kind, kind):
     env = make_kind(kind).unwrapped

@@ -1,4 +1,4 @@
-"""Is a dream kinder than the road? One controller drives real tracks and dreams, and the drives are compared.
+"""Is a dream kinder than reality? One controller drives the real env and dreams, and the drives are compared.
 
     python -m training.closed_loop --world-model runs/mine/best/world_model --controller runs/mine/best/controller \
         --out runs/mine/instruments
@@ -25,23 +25,25 @@ from tqdm import tqdm
 
 from training.files import write_json
 from training.pictures import save_figure
-from training.train_controller import DREAM, REAL
-from wm_gym.envs.dream import FPS
+from wm_gym.car_racing import CAR_RACING
 from wm_gym.evaluate import EpisodeResult, make_lanes, rollout, summarize
 from wm_gym.models.controller import Controller
 from wm_gym.policies import Policy
-from wm_gym.world_model import RewardConfig, WorldModel
+from wm_gym.registration import env_ids
+from wm_gym.reward import RewardConfig
+from wm_gym.tasks import TaskConfig
+from wm_gym.world_model import WorldModel, WorldModelConfig
 
 VALIDATION_SEEDS = range(1_000_000, 1_000_100)
-"""Tracks for choosing between checkpoints."""
+"""For choosing between checkpoints."""
 CHANGE = 20
 """Steps between the latents whose difference is a change."""
 BIN = 50
 """Steps over which pay is averaged."""
 TOP_SPEED, TILE = 100.0, 3.5
-"""Of the car, m/s, and from one tile of the road to the next, m."""
+"""Of CarRacing's car, m/s, and from one tile of the road to the next, m."""
 LAP_STEPS = 684
-"""Steps of a lap on the best racing line, as the car's grip allows."""
+"""Steps of its lap on the best racing line, as the car's grip allows."""
 
 Array = npt.NDArray[np.floating]
 
@@ -57,7 +59,7 @@ class Args:
     out: Path = Path("runs/instruments")
     """folder for closed_loop.json and closed_loop.png"""
     tracks: int = 20
-    """real validation tracks to drive"""
+    """real validation seeds to drive"""
     dreams: int = 50
     """dreams to drive"""
     max_steps: int = 1000
@@ -84,8 +86,8 @@ class Drive:
 
     @property
     def failed(self) -> bool:
-        """Whether its last step left the playfield."""
-        return self.result.terminated and not self.result.lap_finished
+        """Whether its end was a failure, as the env says."""
+        return self.result.finished is False
 
 
 class Recorder(VectorWrapper):
@@ -131,7 +133,7 @@ def drive(
     """Let a policy drive one episode for each seed, and record them in the order of the seeds.
 
     Args:
-        env_id: `REAL` or `DREAM`.
+        env_id: of the dream or the real env.
         policy: what drives.
         world_model: bundled name, folder, or user/name on the Hugging Face Hub.
         seeds: one episode each.
@@ -146,13 +148,17 @@ def drive(
     return sorted(drives, key=lambda each: each.result.index)
 
 
-def scores(drives: Sequence[Drive]) -> dict[str, float]:
-    """Return the summary of the scores, and the shares of drives that finished the lap and that failed."""
+def scores(drives: Sequence[Drive], task: TaskConfig = CAR_RACING) -> dict[str, float]:
+    """Return the summary of the scores, and the shares of drives that ended, with success and with failure.
+
+    An env that does not say which has neither.
+    """
     shares = {
-        "lap_finished": float(np.mean([each.result.lap_finished for each in drives])),
+        "terminated": float(np.mean([each.result.terminated for each in drives])),
+        "finished": float(np.mean([each.result.finished is True for each in drives])),
         "failed": float(np.mean([each.failed for each in drives])),
     }
-    return {**summarize([each.result for each in drives]), **shares}
+    return {**summarize([each.result for each in drives], task.solved), **shares}
 
 
 def spread(real: Array, dream: Array) -> dict[str, Any]:
@@ -193,7 +199,7 @@ def _mean(pay: Array) -> dict[str, Any]:
     return {"mean": mean, "error": error, "drives": len(pay)}
 
 
-def compare(real: Sequence[Drive], dream: Sequence[Drive]) -> dict[str, Any]:
+def compare(real: Sequence[Drive], dream: Sequence[Drive], task: TaskConfig = CAR_RACING) -> dict[str, Any]:
     """Hold dreams against real drives of the same controller.
 
     Returns:
@@ -211,8 +217,8 @@ def compare(real: Sequence[Drive], dream: Sequence[Drive]) -> dict[str, Any]:
     ]
     since = [i * BIN for i in range(len(bins) - 1) if kinder[i] and kinder[i + 1]]
     return {
-        "real": scores(real),
-        "dream": scores(dream),
+        "real": scores(real, task),
+        "dream": scores(dream, task),
         "latents": spread(*(np.concatenate([each.z for each in drives]) for drives in (real, dream))),
         "changes": spread(*map(np.concatenate, changes)) if all(changes) else None,
         "pay": [{"step": i * BIN, "real": _mean(r), "dream": _mean(d)} for i, (r, d) in enumerate(bins)],
@@ -225,9 +231,11 @@ def alarms(dream: Sequence[Drive], reward: RewardConfig) -> list[str]:
     """Return a sentence for each way in which dreams, paid by ``reward``, claim more than reality can pay.
 
     No car earns more over a lap than `LAP_STEPS` steps allow, nor in any stretch more than `TOP_SPEED` does. Both hold
-    for dreams of any length.
+    for dreams of any length. Of other tasks no limits are known.
     """
-    pace = reward.scale * reward.lap_tiles / LAP_STEPS + reward.per_step
+    if reward.goal is None:
+        return []
+    pace = reward.scale * reward.goal / LAP_STEPS + reward.per_step
     score = np.mean([each.result.score for each in dream])
     ceiling = pace * np.mean([min(each.result.steps, LAP_STEPS) for each in dream])
     found = []
@@ -236,7 +244,7 @@ def alarms(dream: Sequence[Drive], reward: RewardConfig) -> list[str]:
             f"dreams score {score:.0f} on average, but the best racing line earns {ceiling:.0f} in as many steps "
             f"({pace:.2f} a step): their rewards are no guide to the real car"
         )
-    limit = reward.scale * TOP_SPEED / TILE / FPS + reward.per_step
+    limit = reward.scale * TOP_SPEED / TILE / CAR_RACING.fps + reward.per_step
     pay = [each.mean() for each in pay_by_time(dream)]
     beyond = [i * BIN for i, each in enumerate(pay) if each > limit]
     if beyond:
@@ -273,9 +281,9 @@ def figure(real: Sequence[Drive], dream: Sequence[Drive], report: dict[str, Any]
     return drawn
 
 
-def report(real: Sequence[Drive], dream: Sequence[Drive], reward: RewardConfig, out: Path) -> dict[str, Any]:
+def report(real: Sequence[Drive], dream: Sequence[Drive], config: WorldModelConfig, out: Path) -> dict[str, Any]:
     """Write ``closed_loop.json`` and ``.png`` into ``out`` and return what `compare` says, with the "alarms"."""
-    compared = {**compare(real, dream), "alarms": alarms(dream, reward)}
+    compared = {**compare(real, dream, config.task), "alarms": alarms(dream, config.reward)}
     write_json(out / "closed_loop.json", compared)
     save_figure(figure(real, dream, compared), out / "closed_loop.png")
     return compared
@@ -285,14 +293,16 @@ def main(args: Args) -> dict[str, Any]:
     """Drive, compare and return the report."""
     controller = Controller.from_pretrained(args.controller)
     common: dict[str, Any] = {"world_model": args.world_model, "max_episode_steps": args.max_steps}
-    real = drive(REAL, controller, seeds=VALIDATION_SEEDS[: args.tracks], lanes=args.workers, **common)
+    dream_id, real_id = env_ids(args.world_model)
+    real = drive(real_id, controller, seeds=VALIDATION_SEEDS[: args.tracks], lanes=args.workers, **common)
     settings = {"lanes": args.dreams, "temperature": args.temperature, **common}
-    dream = drive(DREAM, controller, seeds=range(args.dreams), **settings)
-    compared = report(real, dream, WorldModel.from_pretrained(args.world_model).config.reward, args.out)
+    dream = drive(dream_id, controller, seeds=range(args.dreams), **settings)
+    compared = report(real, dream, WorldModel.from_pretrained(args.world_model).config, args.out)
     for name in ("real", "dream"):
-        print("{0:>5}: {mean:.0f} ± {std:.0f}, {lap_finished:.0%} finished the lap".format(name, **compared[name]))
+        shares = "{terminated:.0%} ended, {finished:.0%} with success, {failed:.0%} with failure"
+        print(("{0:>5}: {mean:.0f} ± {std:.0f}, " + shares).format(name, **compared[name]))
     since = compared["kinder_since"]
-    print("the dream is never kinder" if since is None else f"the dream is kinder than the road since step {since}")
+    print("the dream is never kinder" if since is None else f"the dream is kinder than reality since step {since}")
     for sentence in compared["alarms"]:
         print(f"ALARM: {sentence}")
     print(f"{args.out / 'closed_loop.png'}: scores, pay by time, spread of the latents")

@@ -1,12 +1,14 @@
-"""Collect drives of the real CarRacing-v3 with several processes, or draw the frames of kept drives again.
+"""Collect drives of a real env with several processes, or draw the frames of kept drives again.
 
 python -m training.collect --out runs/mine/rollouts --episodes 100 --policy scripted --burst-rate 0.02
 python -m training.collect --out runs/mine/rollouts --replay
+python -m training.collect --out runs/acrobot/rollouts --env Acrobot-v1 --frames whole --burst-rate 1 --burst-length 10
 """
 
 from __future__ import annotations
 
 import itertools
+import json
 import time
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -20,16 +22,26 @@ import tyro
 from tqdm import tqdm
 
 from training.files import alone
-from training.rollouts import Driver, Episode, Recorder, episode_files, frames_file, save_frames
+from training.rollouts import (
+    Driver,
+    Episode,
+    Recorder,
+    episode_files,
+    frames_file,
+    keep_task,
+    load_task,
+    save_frames,
+)
 from training.workers import map_jobs
-from wm_gym.envs.fast_car_racing import FastCarRacing
+from wm_gym.car_racing import CAR_RACING
 from wm_gym.evaluate import rollout
-from wm_gym.frames import check_version
+from wm_gym.frames import kept_size
 from wm_gym.policies import ActionBursts, load_policy
+from wm_gym.tasks import TaskConfig, make_env, progress
 from wm_gym.wrappers import RNNHiddenObservation, VAELatentObservation
 
 TRAINING_SEEDS = range(0, 1_000_000)
-"""Track seeds for collection and training."""
+"""Seeds for collection and training."""
 
 
 @dataclass
@@ -38,10 +50,14 @@ class Args:
 
     out: Path = Path("runs/default/rollouts")
     """folder for the episodes; what it holds already is kept and counted"""
+    env: str = CAR_RACING.env
+    """id of the real env, which gymnasium or a plugin of it registers"""
+    env_kwargs: str = "{}"
+    """JSON of its arguments"""
     episodes: int = 100
     """the folder is filled up to this many episodes"""
     first_seed: int = 0
-    """their tracks are the first unused ones from this seed on"""
+    """theirs are the first unused ones from this one on"""
     policy: str = "random"
     """as wm_gym.load_policy takes it: "random", "scripted" or "scripted-varied" (privileged), a controller's folder"""
     world_model: Path | None = None
@@ -57,7 +73,7 @@ class Args:
     patience: int = 0
     """an episode is over after so many steps without a new tile, such as a car stuck in the grass makes; 0 for never"""
     frames: str = "gauges96"
-    """version of the frames, see wm_gym.frames"""
+    """version of the frames, see wm_gym.frames; "whole" for all envs but CarRacing"""
     workers: int = 2
     """number of processes"""
     replay: bool = False
@@ -66,8 +82,9 @@ class Args:
 
 @dataclass(frozen=True)
 class Drive:
-    """One job of a worker: drive track ``seed`` and write the episode to ``folder``."""
+    """One job of a worker: drive the env after ``seed`` and write the episode to ``folder``."""
 
+    task: TaskConfig
     folder: Path
     seed: int
     driver: Driver
@@ -77,30 +94,36 @@ class Drive:
 
 
 class Patience(gym.Wrapper):
-    """Truncates an episode of CarRacing after so many steps without a new tile."""
+    """Truncates an episode after so many steps without progress: of CarRacing, without a new tile.
+
+    Raises:
+        ValueError: at the first step of an env that counts nothing.
+    """
 
     def __init__(self, env: gym.Env, steps: int) -> None:
         super().__init__(env)
         self.steps = steps
-        self.tiles = self.waited = 0
+        self.done = self.waited = 0
 
     def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         """Begin to wait."""
-        self.tiles = self.waited = 0
+        self.done = self.waited = 0
         return self.env.reset(**kwargs)
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """Step the env."""
         observation, reward, terminated, truncated, info = self.env.step(action)
-        visited = self.unwrapped.tile_visited_count  # type: ignore[attr-defined]
-        self.waited = 0 if visited > self.tiles else self.waited + 1
-        self.tiles = visited
+        counted = progress(self.env)
+        if counted is None:
+            raise ValueError(f"{self.env} counts no progress to have patience for: use --patience 0")
+        self.waited = 0 if counted[0] > self.done else self.waited + 1
+        self.done = counted[0]
         return observation, reward, terminated, truncated or self.waited >= self.steps, info
 
 
 def drive(job: Drive) -> Episode:
     """Drive one episode and save it with its frames."""
-    recorder = Recorder(FastCarRacing(), job.version)
+    recorder = Recorder(make_env(job.task), job.version)
     env: gym.Env = gym.wrappers.TimeLimit(recorder, job.max_steps)
     if job.patience:
         env = Patience(env, job.patience)
@@ -120,36 +143,37 @@ def drive(job: Drive) -> Episode:
 class Replay:
     """One job of a worker: draw the frames of the episode in ``path`` again."""
 
+    task: TaskConfig
     path: Path
     version: str
 
 
-def draw_again(path: Path, version: str) -> tuple[Episode, Recorder, list[npt.NDArray[np.uint8]]]:
+def draw_again(task: TaskConfig, path: Path, version: str) -> tuple[Episode, Recorder, list[npt.NDArray[np.uint8]]]:
     """Drive an episode's actions again.
 
     Returns:
-        The episode, what was recorded now, and the T + 1 frames as CarRacing drew them, uint8 ``(96, 96, 3)``.
+        The episode, what was recorded now, and the T + 1 frames as the env drew them, uint8 ``(H, W, 3)``.
 
     Raises:
         RuntimeError: when the rewards differ from the recorded ones: this env is not the one that was recorded.
     """
-    episode, env = Episode.load(path), Recorder(FastCarRacing(), version)
+    episode, env = Episode.load(path), Recorder(make_env(task), version)
     frames = env.drive_again(episode.seed, episode.actions)
     env.close()
     if not env.earned(episode.rewards):
-        raise RuntimeError(f"{path}: its actions do not earn the recorded rewards on this CarRacing-v3")
+        raise RuntimeError(f"{path}: its actions do not earn the recorded rewards on this {task.env}")
     return episode, env, frames
 
 
 def replay(job: Replay) -> Episode:
     """Drive an episode's actions again, write its frames, and return the episode; raises what `draw_again` does."""
-    episode, env, _ = draw_again(job.path, job.version)
+    episode, env, _ = draw_again(job.task, job.path, job.version)
     save_frames(job.path.parent, episode.seed, job.version, np.stack(env.frames))
     return episode
 
 
-def new_drives(args: Args) -> list[Drive]:
-    """Return the drives that are missing from the folder, on its first unused track seeds."""
+def new_drives(args: Args, task: TaskConfig) -> list[Drive]:
+    """Return the drives that are missing from the folder, of its first unused seeds."""
     taken = {int(path.stem) for path in episode_files(args.out)}
     missing = max(0, args.episodes - len(taken))
     seeds = itertools.islice((seed for seed in TRAINING_SEEDS[args.first_seed :] if seed not in taken), missing)
@@ -159,6 +183,7 @@ def new_drives(args: Args) -> list[Drive]:
     driver = Driver(args.policy, label, args.burst_rate, args.burst_length, world_model)
     return [
         Drive(
+            task,
             args.out,
             seed,
             replace(driver, member=seed % args.members if args.members else None),
@@ -174,17 +199,19 @@ def main(args: Args) -> list[Episode]:
     """Run the missing drives (or replays) and return their episodes; kept episodes are not touched.
 
     Raises:
-        ValueError: for an unknown frame version.
+        ValueError: for a frame version that is not for the env's frames, or a folder of another env's episodes.
     """
-    check_version(args.frames)
+    task = load_task(args.out) if args.replay else TaskConfig.of(args.env, **json.loads(args.env_kwargs))
+    kept_size(args.frames, task.frame)
     if args.replay:
         paths = [
             path for path in episode_files(args.out) if not frames_file(args.out, int(path.stem), args.frames).is_file()
         ]
-        results = map_jobs(replay, [Replay(path, args.frames) for path in paths], args.workers)
+        results = map_jobs(replay, [Replay(task, path, args.frames) for path in paths], args.workers)
         total = len(paths)
     else:
-        drives = new_drives(args)
+        keep_task(args.out, task)
+        drives = new_drives(args, task)
         results, total = map_jobs(drive, drives, args.workers), len(drives)
     episodes, frames, start = [], 0, time.monotonic()
     name = "replay" if args.replay else f"collect {args.policy}"

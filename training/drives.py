@@ -14,10 +14,9 @@ import numpy.typing as npt
 from moviepy.video.io.ffmpeg_writer import FFMPEG_VideoWriter
 from tqdm import tqdm
 
-from wm_gym.envs.dream import FPS
 from wm_gym.envs.rendering import enlarge
-from wm_gym.frames import encoder_input
 from wm_gym.policies import Policy, State
+from wm_gym.world_model import WorldModelConfig
 
 COLUMNS = 10
 """Frames in a row of pictures."""
@@ -50,7 +49,7 @@ class Driver:
         self.policy, self.start = policy, np.ones(1, dtype=bool)
         self.state: State = None
 
-    def __call__(self, observation: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    def __call__(self, observation: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
         """Return the action for the next observation."""
         action, self.state = self.policy.predict(observation, self.state, self.start, deterministic=True)
         self.start = np.zeros(1, dtype=bool)
@@ -62,7 +61,7 @@ def picture(env: gym.Env) -> npt.NDArray[np.uint8]:
     unwrapped: Any = env.unwrapped
     if hasattr(unwrapped, "dream"):
         return unwrapped.dream.frames()[0]
-    return encoder_input(unwrapped.state, env.get_wrapper_attr("world_model").config.frames)
+    return env.get_wrapper_attr("frame")
 
 
 def drive(env: gym.Env, policy: Policy, seed: int, title: str) -> Drive:
@@ -141,20 +140,20 @@ def gap(real: gym.Env, dream: gym.Env, policy: Policy, seed: int) -> tuple[Frame
     return frames[start : end + 1], dreamt, earned[end] - earned[start], paid
 
 
-def write_video(path: Path, real: Frames, dream: Frames, version: str) -> None:
+def write_video(path: Path, real: Frames, dream: Frames, config: WorldModelConfig) -> None:
     """Write a drive beside a dream as mp4, atomically; the shorter one ends with a still.
 
     Args:
         path: ends in ".mp4".
         real: left.
         dream: right.
-        version: of the frames.
+        config: of the world model.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
-    height, width, _ = enlarge(real[0], version).shape
-    with FFMPEG_VideoWriter(str(temporary), (2 * width, height), FPS) as writer:
+    height, width, _ = enlarge(real[0], config.picture).shape
+    with FFMPEG_VideoWriter(str(temporary), (2 * width, height), config.task.fps) as writer:
         for i in tqdm(range(max(len(real), len(dream))), desc=path.name, unit="frame"):
-            sides = [enlarge(frames[min(i, len(frames) - 1)], version) for frames in (real, dream)]
+            sides = [enlarge(frames[min(i, len(frames) - 1)], config.picture) for frames in (real, dream)]
             writer.write_frame(np.hstack(sides))
     temporary.rename(path)

@@ -6,10 +6,12 @@ python -m training.encode --rollouts runs/mine/rollouts --vae runs/mine/vae --ou
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import tyro
 from torch import nn
@@ -19,8 +21,9 @@ from training.checkpoints import load_checkpoint, save_checkpoint
 from training.device import choose_device
 from training.files import alone
 from training.latents import LatentEpisode
-from training.rollouts import Episode, episode_files, open_frames
+from training.rollouts import Episode, episode_files, load_task, open_frames
 from wm_gym.models.vae import VAE, VAEConfig
+from wm_gym.tasks import TaskConfig
 
 
 @dataclass
@@ -55,6 +58,23 @@ def fingerprint(model: nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
+def encoded(
+    episode: Episode, task: TaskConfig, mu: npt.NDArray[np.float32], logvar: npt.NDArray[np.float32], mark: str
+) -> LatentEpisode:
+    """Return an episode as the memory sees it, for V's means and log variances ``(T + 1, Z)`` and its fingerprint."""
+    return LatentEpisode(
+        seed=episode.seed,
+        vae=mark,
+        mu=mu,
+        logvar=logvar,
+        actions=task.actions.encode(episode.actions),
+        gains=(episode.counts if episode.goal else episode.rewards).astype(np.float32),
+        goal=episode.goal,
+        ended=episode.terminated and not episode.finished,
+        label=episode.driver.label,
+    )
+
+
 def main(args: Args) -> list[Path]:
     """Encode what is missing or stale, and return the paths of all encoded episodes."""
     device = choose_device(args.device)
@@ -62,13 +82,13 @@ def main(args: Args) -> list[Path]:
     # float16 weights, as the artifact will hold them, so that the memory learns the very latents that users will see
     checkpoint["model"] = {name: tensor.half().float() for name, tensor in checkpoint["model"].items()}
     vae = load_vae(checkpoint).to(device)
-    mark = fingerprint(vae)
-    save_checkpoint(args.out / "vae.pt", {**checkpoint, "optimizer": None, "fingerprint": mark})
+    mark, task = fingerprint(vae), load_task(args.rollouts)
+    save_checkpoint(args.out / "vae.pt", {**checkpoint, "optimizer": None, "fingerprint": mark, "task": asdict(task)})
     paths = []
     for source in tqdm(episode_files(args.rollouts), desc="encode", unit="episode"):
         path = args.out / source.name
         paths.append(path)
-        if path.is_file() and LatentEpisode.load(path).vae == mark:
+        if path.is_file() and LatentEpisode.encoder(path) == mark:
             continue
         episode = Episode.load(source)
         frames = open_frames(args.rollouts, episode.seed, checkpoint["frames"])
@@ -77,17 +97,7 @@ def main(args: Args) -> list[Path]:
             for i in range(0, len(frames), args.batch)
         ]
         mu, logvar = (torch.cat(values).cpu().numpy() for values in zip(*parts, strict=True))
-        LatentEpisode(
-            seed=episode.seed,
-            vae=mark,
-            mu=mu,
-            logvar=logvar,
-            actions=episode.actions,
-            tiles=episode.tiles,
-            track_tiles=episode.track_tiles,
-            failed=episode.terminated and not episode.lap_finished,
-            label=episode.driver.label,
-        ).save(args.out)
+        encoded(episode, task, mu, logvar, mark).save(args.out)
     return paths
 
 

@@ -120,9 +120,12 @@ def ascend(
         z_only: keep C's weights of h at what they are.
 
     Raises:
-        ValueError: for no walkers, a look ahead without actions, a negative disturbance, or an unknown sampling.
+        ValueError: for choices, no walkers, a look ahead without actions, a negative disturbance, or an unknown
+            sampling.
         FloatingPointError: when the gradient is not finite.
     """
+    if config.discrete:
+        raise ValueError("no gradient flows through a choice of actions: use --gradient.steps 0, CMA-ES alone")
     if args.walkers < 1 or args.acting < 1 or args.coasting < 0:
         raise ValueError(f"a look ahead needs walkers that act, got {args}")
     if args.disturbance < 0:
@@ -138,25 +141,25 @@ def ascend(
     def uniform(*shape: int) -> Tensor:
         return torch.rand(*shape, generator=generator).to(device)
 
-    start_z, start_state, start_tiles = (
+    start_z, start_state, start_gained = (
         model.start_states[0].clone(),
         tuple(part.clone() for part in model.start_states[1]),  # cloned: inference tensors take no part in gradients
-        torch.from_numpy(model.starts.tiles).to(device),
+        torch.from_numpy(model.starts.gained).to(device),
     )
-    z, state, tiles = torch.zeros(n, latents, device=device), memory.initial_state(n), torch.zeros(n, device=device)
+    z, state, gained = torch.zeros(n, latents, device=device), memory.initial_state(n), torch.zeros(n, device=device)
     ahead = args.acting + args.coasting
     age, over = torch.randint(args.length, (n,), generator=generator), torch.ones(n, dtype=torch.bool, device=device)
     with trange(args.steps, desc="gradients", unit="step") as bar:
         for step in bar:
             new = torch.nonzero(over).squeeze(1)
             picked = torch.randint(len(start_z), (len(new),), generator=generator).to(device)
-            z, tiles = z.index_put((new,), start_z[picked]), tiles.index_put((new,), start_tiles[picked])
+            z, gained = z.index_put((new,), start_z[picked]), gained.index_put((new,), start_gained[picked])
             state = put(state, new, select(start_state, picked))
 
             alive, paid = torch.ones(n, device=device), torch.zeros(n, device=device)
             price = torch.zeros((), device=device)
             block: list[Tensor] = []
-            dreamt, memorised, count, tremble = z, state, tiles, torch.zeros(n, config.action_size, device=device)
+            dreamt, memorised, count, tremble = z, state, gained, torch.zeros(n, config.action_size, device=device)
             for t in range(ahead):
                 rows = policy.rows if t < args.acting else policy.rows.detach()
                 action, inside = policy(torch.cat([dreamt, memory.hidden(memorised)], dim=1), rows)
@@ -171,19 +174,25 @@ def ascend(
                     dreamt = mixture_mode(prediction)
                 else:
                     dreamt = sample_mixture(prediction, temperature, uniform(n, latents), noise)
-                failing = prediction.end_logit.sigmoid()
-                block.append(alive * (1 - failing) * prediction.tiles * reward.scale)
-                paid = paid + alive * failing * reward.failure
+                ending = prediction.end_logit.sigmoid()
+                earning = alive if reward.end is None else alive * (1 - ending)
+                pay = earning * prediction.gain * reward.scale
+                # what each step of a lap costs is left out: no driver can change it
+                block.append(pay if reward.goal is not None else pay + earning * reward.per_step)
+                if reward.end is not None:
+                    paid = paid + alive * ending * reward.end
                 if len(block) == BLOCK or t == ahead - 1:
                     paid = paid + len(block) * objective.weigh(torch.stack(block).mean(0))
                     block = []
-                count = count + prediction.tiles.detach()
-                alive = alive * (1 - failing) * (count < reward.lap_tiles)  # the lap pays once
+                alive = alive * (1 - ending)
+                if reward.goal is not None:
+                    count = count + prediction.gain.detach()
+                    alive = alive * (count < reward.goal)  # the lap pays once
                 if t < args.acting:
                     price = price + args.saturation * (inside.abs() - 1.5).clamp_min(0).square().mean()
                 if t == args.acting - 1:  # where the walkers are when the next look ahead begins
                     z, state = dreamt.detach(), tuple(part.detach() for part in memorised)
-                    tiles, survival = count, alive.detach()
+                    gained, survival = count, alive.detach()
             for group in optimizer.param_groups:
                 group["lr"] = args.learning_rate * cosine(step / args.steps)
             optimizer.zero_grad()

@@ -1,15 +1,21 @@
-"""Encoded episodes on disk, ``<seed>.npz`` in a latents folder, beside the V that encoded them."""
+"""Encoded episodes on disk, ``<seed>.npz`` in a latents folder, beside the V that encoded them; and batches of them."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
 from training.files import write_atomic
 from training.rollouts import episode_files
+from wm_gym.models.vae import sample_latent
+from wm_gym.reward import RewardConfig
 
 
 @dataclass(frozen=True)
@@ -17,14 +23,14 @@ class LatentEpisode:
     """One drive of T steps as the memory sees it.
 
     Attributes:
-        seed: of the track.
+        seed: of the env.
         vae: fingerprint of the V that encoded it.
         mu: means, float32 ``(T + 1, Z)``.
         logvar: log variances, float32 ``(T + 1, Z)``.
-        actions: float32 ``(T, A)``.
-        tiles: tiles visited at each step, int16 ``(T,)``.
-        track_tiles: number of tiles of the track.
-        failed: whether the last step was a failure (off the playfield).
+        actions: float32 ``(T, A)``; choices are one-hot.
+        gains: what each step is paid for, float32 ``(T,)``: what the env counts, or else the rewards.
+        goal: of how many, such as the tiles of the track; 0 for an env that counts nothing.
+        ended: whether the last step ended the episode otherwise than by reaching the goal.
         label: of the driver.
     """
 
@@ -33,9 +39,9 @@ class LatentEpisode:
     mu: npt.NDArray[np.float32]
     logvar: npt.NDArray[np.float32]
     actions: npt.NDArray[np.float32]
-    tiles: npt.NDArray[np.int16]
-    track_tiles: int
-    failed: bool
+    gains: npt.NDArray[np.float32]
+    goal: int
+    ended: bool
     label: str
 
     def save(self, folder: Path) -> None:
@@ -47,6 +53,12 @@ class LatentEpisode:
         """Read an encoded episode; no pickles are taken."""
         with np.load(path, allow_pickle=False) as data:
             return cls(**{name: data[name].item() if data[name].ndim == 0 else data[name] for name in data.files})
+
+    @staticmethod
+    def encoder(path: Path) -> str:
+        """Return the fingerprint of the V that encoded a file; "" for one of an older form, to be encoded again."""
+        with np.load(path, allow_pickle=False) as data:
+            return data["vae"].item() if "gains" in data.files else ""
 
 
 def load_latents(folder: Path, fingerprint: str) -> list[LatentEpisode]:
@@ -65,3 +77,55 @@ def load_latents(folder: Path, fingerprint: str) -> list[LatentEpisode]:
             f"{folder}: episodes {stale[:5]} were encoded by another V: run `python -m training.encode` again"
         )
     return episodes
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """A batch of B padded episodes; step t leads from frame t to frame t + 1.
+
+    Attributes:
+        mu, logvar: ``(B, T + 1, Z)``.
+        actions: ``(B, T, A)``.
+        gains, ended, valid: ``(B, T)``; ``valid`` is 0 where an episode is over.
+        paid: ``(B, T)``, 1 where a gain is paid: not where an episode is over, nor at an end that pays a price of its
+            own; counts are counted there too.
+    """
+
+    mu: Tensor
+    logvar: Tensor
+    actions: Tensor
+    gains: Tensor
+    ended: Tensor
+    valid: Tensor
+    paid: Tensor
+
+    @classmethod
+    def of(cls, episodes: Sequence[LatentEpisode], device: torch.device, reward: RewardConfig) -> Sequences:
+        """Pad episodes to the longest; their gains are in the reward's units."""
+        longest = max(len(episode.actions) for episode in episodes)
+
+        def stack(arrays: Sequence[npt.NDArray[Any]], length: int) -> Tensor:
+            padded = [np.pad(array, [(0, length - len(array)), *[(0, 0)] * (array.ndim - 1)]) for array in arrays]
+            return torch.from_numpy(np.stack(padded)).float().to(device)
+
+        ended = [np.zeros(len(episode.actions)) for episode in episodes]
+        for ends, episode in zip(ended, episodes, strict=True):
+            ends[-1] = episode.ended
+        priced = reward.goal is None and reward.end is not None
+        return cls(
+            mu=stack([episode.mu for episode in episodes], longest + 1),
+            logvar=stack([episode.logvar for episode in episodes], longest + 1),
+            actions=stack([episode.actions for episode in episodes], longest),
+            gains=stack([reward.gains(episode.gains) for episode in episodes], longest),
+            ended=stack(ended, longest),
+            valid=stack([np.ones(len(ends)) for ends in ended], longest),
+            paid=stack([1 - ends if priced else np.ones(len(ends)) for ends in ended], longest),
+        )
+
+
+def draw(part: Sequences, latent: str, generator: torch.Generator) -> Tensor:
+    """Return z ``(B, T + 1, Z)``: means, or fresh samples."""
+    if latent == "mean":
+        return part.mu
+    noise = torch.randn(part.mu.shape, generator=generator).to(part.mu.device)
+    return sample_latent(part.mu, part.logvar, noise)

@@ -1,8 +1,9 @@
-"""The whole pipeline in rounds: collect, V, encode, M, C in the dream, validate on the real car, collect with C, ...
+"""The whole pipeline in rounds: collect, V, encode, M, C in the dream, validate on the real env, collect with C, ...
 
     python -m training.loop --preset smoke --run runs/smoke      # minutes
     python -m training.loop --preset laptop --run runs/laptop    # two cores, an hour and a half
     python -m training.loop --preset paper --run runs/paper      # Ha & Schmidhuber's sizes
+    python -m training.loop --preset acrobot --run runs/acrobot  # another env
 
 Each stage reads and writes folders of the run and is a no-op for what is there already, so the same command goes on
 where the last one was stopped, however it was stopped. Frames and latents are caches: a run's folder without them goes
@@ -31,6 +32,7 @@ from training.presets import FREE, MOST_CANDIDATES, SEED_TRACKS, Args, parse
 from training.rollouts import Episode, episode_files
 from training.tracking import track, tracking
 from wm_gym.models.controller import Controller
+from wm_gym.registration import env_ids
 from wm_gym.world_model import WorldModel
 
 
@@ -57,13 +59,15 @@ def first_drives(args: Args) -> list[collect.Args]:
     """Return what to collect before there is a controller."""
     common = collect.Args(
         out=args.run / "rollouts",
+        env=args.env,
+        env_kwargs=args.env_kwargs,
         first_seed=args.seed * SEED_TRACKS,
         workers=args.workers,
         frames=args.vae.frames,
     )
     random = args.random_episodes
     return [
-        replace(common, episodes=random, burst_rate=1.0, burst_length=40, max_steps=args.random_steps),
+        replace(common, episodes=random, burst_rate=1.0, burst_length=args.random_hold, max_steps=args.random_steps),
         replace(
             common,
             episodes=random + args.scripted_episodes,
@@ -87,6 +91,8 @@ def own_drives(args: Args, number: int) -> collect.Args:
     folder = args.run / "rounds" / f"{number:03d}"
     return collect.Args(
         out=args.run / "rollouts",
+        env=args.env,
+        env_kwargs=args.env_kwargs,
         episodes=own_seeds(args, number).stop - args.seed * SEED_TRACKS,
         first_seed=args.seed * SEED_TRACKS,
         policy=str(folder / "population"),
@@ -155,11 +161,11 @@ def validate(args: Args, folder: Path, tracks: int, candidate: str = "") -> dict
         candidate: folder in the round's of the controller and for what is drawn; the round's own by default.
     """
     controller, model = Controller.from_pretrained(folder / candidate / "controller"), folder / "world_model"
-    real, dream = (
+    dream, real = (
         closed_loop.drive(env, controller, model, VALIDATION_SEEDS[:tracks], lanes, max_episode_steps=args.max_steps)
-        for env, lanes in ((train_controller.REAL, args.workers), (train_controller.DREAM, tracks))
+        for env, lanes in zip(env_ids(model), (tracks, args.workers), strict=True)
     )
-    compared = closed_loop.report(real, dream, WorldModel.from_pretrained(model).config.reward, folder / candidate)
+    compared = closed_loop.report(real, dream, WorldModel.from_pretrained(model).config, folder / candidate)
     frames = sum(each.result.steps + 1 for each in real)
     return {**{key: compared[key] for key in ("real", "dream", "kinder_since", "alarms")}, "frames": frames}
 
@@ -293,7 +299,7 @@ def main(args: Args) -> dict[str, Any]:
         train_controller.main(
             replace(
                 args.controller,
-                env=train_controller.REAL,
+                env=env_ids(args.run / "best" / "world_model")[1],
                 gradient=gradient.Args(),
                 objective=gradient.Objective(),
                 sigma=train_controller.Args.sigma,

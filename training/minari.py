@@ -32,11 +32,11 @@ from tqdm import tqdm
 
 from training.collect import draw_again
 from training.files import alone
-from training.rollouts import Driver, Episode, Recorder, episode_files
+from training.rollouts import Driver, Episode, Recorder, episode_files, keep_task, load_task
 from training.workers import map_jobs
-from wm_gym.envs.dream import action_space
-from wm_gym.envs.fast_car_racing import FastCarRacing
+from wm_gym.car_racing import CAR_RACING
 from wm_gym.frames import check_version
+from wm_gym.tasks import make_env
 
 HELD_OUT_SEEDS = range(1_000_000, 3_000_000)
 """Tracks of validation and tests, which no training may see."""
@@ -82,8 +82,13 @@ def export_dataset(args: Export) -> minari.MinariDataset:
         FileExistsError: when there is a dataset of this id.
         FileNotFoundError: for a folder without episodes.
         RuntimeError: when an episode's actions do not earn the recorded rewards on this CarRacing-v3.
+        ValueError: for episodes of another env.
     """
     paths, folder = episode_files(args.rollouts), get_dataset_path(args.dataset)
+    if (task := load_task(args.rollouts)) != CAR_RACING:
+        raise ValueError(
+            f"{args.rollouts} holds episodes of {task.env}: only those of {CAR_RACING.env} can be exported"
+        )
     if not paths:
         raise FileNotFoundError(f"no episodes in {args.rollouts}: run `python -m training.collect` first")
     if folder.exists():
@@ -109,7 +114,7 @@ def export_dataset(args: Export) -> minari.MinariDataset:
 def _buffers(paths: list[Path]) -> Iterator[EpisodeBuffer]:
     """Drive episodes again, one at a time, as Minari takes them."""
     for path in tqdm(paths, desc="export", unit="episode"):
-        episode, env, frames = draw_again(path, FRAMES)
+        episode, env, frames = draw_again(CAR_RACING, path, FRAMES)
         last = np.arange(1, len(frames)) == len(episode.actions)
         yield EpisodeBuffer(
             seed=episode.seed,
@@ -137,10 +142,10 @@ class Given:
 def take(job: Given) -> Episode | str:
     """Save an episode of a dataset as one of ours, and return it, or why it can't be taken."""
     given = open_dataset(job.dataset)[job.index]
-    actions, space = np.asarray(given.actions, dtype=np.float32), action_space()
-    if not len(actions) or not ((actions >= space.low) & (actions <= space.high)).all():
-        return f"no actions, or others than {space}"
-    env = Recorder(FastCarRacing(), job.version)
+    actions, allowed = np.asarray(given.actions, dtype=np.float32), CAR_RACING.actions
+    if not len(actions) or not ((actions >= allowed.low) & (actions <= allowed.high)).all():
+        return f"no actions, or others than {allowed.space}"
+    env = Recorder(make_env(CAR_RACING), job.version)
     env.drive_again(job.seed, actions)
     env.close()
     if not env.earned(given.rewards) or env.terminated != given.terminations[-1]:
@@ -166,8 +171,8 @@ def open_dataset(name: str) -> minari.MinariDataset:
         )
     dataset = minari.load_dataset(name)
     space = dataset.action_space
-    if not isinstance(space, gym.spaces.Box) or space.shape != action_space().shape:
-        raise ValueError(f"{name}: its actions are of {space}, expected CarRacing's {action_space()}")
+    if not isinstance(space, gym.spaces.Box) or space.shape != CAR_RACING.actions.space.shape:
+        raise ValueError(f"{name}: its actions are of {space}, expected CarRacing's {CAR_RACING.actions.space}")
     return dataset
 
 
@@ -179,6 +184,7 @@ def import_dataset(args: Import) -> list[Episode]:
         ValueError: for an unknown frame version, other actions than CarRacing's, or when nothing can be taken.
     """
     check_version(args.frames)
+    keep_task(args.out, CAR_RACING)
     dataset = open_dataset(args.dataset)
     driver = Driver(f"minari:{args.dataset}", args.label)
     taken = {int(path.stem) for path in episode_files(args.out)}

@@ -23,12 +23,13 @@ from torch import Tensor
 
 from training.encode import fingerprint
 from training.files import write_json
-from training.latents import LatentEpisode, load_latents
+from training.latents import LatentEpisode, Sequences, draw, load_latents
 from training.pictures import save_figure
-from training.train_rnn import Sequences, draw
+from wm_gym.car_racing import CAR_RACING
 from wm_gym.dream import Dream
-from wm_gym.frames import INPUT_SIZE, VERSIONS
+from wm_gym.frames import CAR_RACING_FRAME, INPUT_SIZE, kept_size
 from wm_gym.models.memory import mixture_mean, put, select
+from wm_gym.reward import RewardConfig
 from wm_gym.world_model import WorldModel
 
 HORIZONS = (1, 5, 15, 50, 100)
@@ -56,7 +57,7 @@ class Args:
 
 
 def on_road(frames: npt.NDArray[np.uint8], version: str) -> npt.NDArray[np.bool_]:
-    """Return whether the car is on the road, as the pixels beside it show it, not green.
+    """Return whether CarRacing's car is on the road, as the pixels beside it show it, not green.
 
     Args:
         frames: of the encoder's size, uint8 ``(..., 64, 64, 3)``.
@@ -66,8 +67,8 @@ def on_road(frames: npt.NDArray[np.uint8], version: str) -> npt.NDArray[np.bool_
         bool ``(...)``: whether at least one wheel is on the road. Right for 99 % of real frames, but not in the first
         second of an episode, while the camera comes down.
     """
-    rows = VERSIONS[version]
-    top, bottom = (round((row - rows.start) * INPUT_SIZE / (rows.stop - rows.start)) for row in (66, 76))
+    height, _ = kept_size(version, CAR_RACING_FRAME)
+    top, bottom = (round(row * INPUT_SIZE / height) for row in (66, 76))
     beside = frames[..., top:bottom, [29, 34], :].astype(np.float32)  # the car covers columns 30 to 33
     green = beside[..., 1] - (beside[..., 0] + beside[..., 2]) / 2
     return (green < 50).mean(axis=(-2, -1)) > 0.1
@@ -110,9 +111,9 @@ def open_loop(
     Returns:
         JSON-able, a line for each horizon: the RMSE of z, predicted (the mixture's mean) and by copying the moment's
         frame, both against the real mu, and their ratio; the RMSE of what these decode to, in grey
-        levels; tiles visited since the moment, real and dreamt (mean), with
-        the RMSE and the correlation (None for a constant); the share with road under the car, real and dreamt, and the
-        shares in which the dream, or a copy of the moment's frame, agrees with reality on it.
+        levels; what was gained since the moment, real and dreamt (mean), with the RMSE and the correlation (None for a
+        constant): tiles, or rewards of an env that counts nothing; of CarRacing the share with road under the car, real
+        and dreamt, and the shares in which the dream, or a copy of the moment's frame, agrees with reality on it.
 
     Raises:
         ValueError: when no drive is as long as the shortest horizon.
@@ -128,7 +129,9 @@ def open_loop(
     rng = np.random.default_rng(seed)
     chosen = np.array(starts)[rng.permutation(len(starts))[:moments]]
     drives, times = torch.from_numpy(chosen.T)
-    part = Sequences.of(episodes, model.device)
+    counting, on_track = model.config.reward.goal is not None, model.config.task.env == CAR_RACING.env
+    # what is not counted is compared as rewards
+    part = Sequences.of(episodes, model.device, model.config.reward if counting else RewardConfig(1.0, 0.0))
     z = draw(part, model.config.latent, torch.Generator().manual_seed(seed))
 
     state, memory = model.memory.initial_state(len(episodes)), model.memory.initial_state(len(chosen))
@@ -137,14 +140,15 @@ def open_loop(
         memory = put(memory, here, select(state, drives[here]))
         state = model.memory.step(z[:, t], part.actions[:, t], state)
     dream = Dream(model, len(chosen))
-    moment = replace(dream.get_state(), z=z[drives, times], memory=memory, tiles=np.zeros(len(chosen), np.float32))
+    moment = replace(dream.get_state(), z=z[drives, times], memory=memory, gained=np.zeros(len(chosen), np.float32))
     dream.reset(np.arange(len(chosen)), list(rng.spawn(len(chosen))), state=moment)
 
     copied = part.mu[drives, times]
-    copied_frames, tiles, lines = _decode(model, copied), np.zeros(len(chosen)), []
+    copied_frames, lines = _decode(model, copied), []
+    gained, paid = np.zeros(len(chosen)), np.zeros(len(chosen))
     for step in range(1, last + 1):
-        dream.step(part.actions[drives, times + step - 1].cpu().numpy())
-        tiles += part.tiles[drives, times + step - 1].cpu().numpy()
+        paid += dream.step(part.actions[drives, times + step - 1].cpu().numpy())[0]
+        gained += part.gains[drives, times + step - 1].cpu().numpy()
         if step not in horizons:
             continue
         following, prediction = (
@@ -153,43 +157,46 @@ def open_loop(
         )
         expected = mixture_mean(prediction)
         error, copy_error = (float((each - following).square().mean().sqrt()) for each in (expected, copied))
-        dreamt = dream.tiles.astype(np.float64)
-        constant = min(np.ptp(dreamt), np.ptp(tiles)) == 0
+        dreamt = dream.gained.astype(np.float64) if counting else paid
+        constant = min(np.ptp(dreamt), np.ptp(gained)) == 0
         frames, real_frames = _decode(model, expected), _decode(model, following)
-        road, real_road, copied_road = (
-            on_road(each, model.config.frames) for each in (_decode(model, dream.z), real_frames, copied_frames)
-        )
-        lines.append(
-            {
-                "steps": step,
-                "z_rmse": error,
-                "copy_rmse": copy_error,
-                "ratio": error / copy_error if copy_error else None,
-                "frame_rmse": rmse(frames, real_frames),
-                "copy_frame_rmse": rmse(copied_frames, real_frames),
-                "tiles_real": float(tiles.mean()),
-                "tiles_dream": float(dreamt.mean()),
-                "tiles_rmse": float(np.sqrt(np.mean((dreamt - tiles) ** 2))),
-                "tiles_correlation": None if constant else float(np.corrcoef(dreamt, tiles)[0, 1]),
+        line: dict[str, Any] = {
+            "steps": step,
+            "z_rmse": error,
+            "copy_rmse": copy_error,
+            "ratio": error / copy_error if copy_error else None,
+            "frame_rmse": rmse(frames, real_frames),
+            "copy_frame_rmse": rmse(copied_frames, real_frames),
+            "gain_real": float(gained.mean()),
+            "gain_dream": float(dreamt.mean()),
+            "gain_rmse": float(np.sqrt(np.mean((dreamt - gained) ** 2))),
+            "gain_correlation": None if constant else float(np.corrcoef(dreamt, gained)[0, 1]),
+        }
+        if on_track:
+            road, real_road, copied_road = (
+                on_road(each, model.config.frames) for each in (_decode(model, dream.z), real_frames, copied_frames)
+            )
+            line |= {
                 "road_real": float(real_road.mean()),
                 "road_dream": float(road.mean()),
                 "road_agrees": float((road == real_road).mean()),
                 "road_copy_agrees": float((copied_road == real_road).mean()),
             }
-        )
+        lines.append(line)
     return {"drives": len(episodes), "moments": len(chosen), "horizons": lines}
 
 
 def figure(report: dict[str, Any]) -> Figure:
     """Draw what `open_loop` says."""
-    drawn, (left, middle, right) = plt.subplots(1, 3, figsize=(11, 3.2))
     columns = {key: [line[key] for line in report["horizons"]] for key in report["horizons"][0]}
-    panels = (
-        (left, "RMSE of z", {"z_rmse": "dream", "copy_rmse": "copy of the moment"}),
-        (middle, "tiles visited", {"tiles_dream": "dream", "tiles_real": "real", "tiles_rmse": "RMSE of the dream"}),
-        (right, "right about road under the car", {"road_agrees": "dream", "road_copy_agrees": "copy of the moment"}),
-    )
-    for axes, label, series in panels:
+    road = {"road_agrees": "dream", "road_copy_agrees": "copy of the moment"}
+    panels = {
+        "RMSE of z": {"z_rmse": "dream", "copy_rmse": "copy of the moment"},
+        "gained (tiles, or reward)": {"gain_dream": "dream", "gain_real": "real", "gain_rmse": "RMSE of the dream"},
+        **({"right about road under the car": road} if "road_agrees" in columns else {}),
+    }
+    drawn, row = plt.subplots(1, len(panels), figsize=(11, 3.2))
+    for axes, (label, series) in zip(row, panels.items(), strict=True):
         for key, name in series.items():
             axes.plot(columns["steps"], columns[key], "o-", label=name)
         axes.set(xscale="log", xlabel="steps of the dream", ylabel=label)
@@ -213,11 +220,12 @@ def main(args: Args) -> dict[str, Any]:
     episodes = load_latents(args.latents, fingerprint(model.vae))[:: args.held_out]
     compared = report(model, episodes, args.out, horizons=args.horizons, moments=args.moments, seed=args.seed)
     print(f"{compared['moments']} moments of {compared['drives']} drives")
-    print(f"{'steps':>6} {'z error / copying':>18} {'tiles dreamt':>13} {'real':>6} {'road right':>11} {'copying':>8}")
+    print(f"{'steps':>6} {'z error / copying':>18} {'gained dreamt':>14} {'real':>8}")
     for line in compared["horizons"]:
+        road = "road right {road_agrees:.0%}, copying {road_copy_agrees:.0%}" if "road_agrees" in line else ""
         print(
-            f"{line['steps']:>6} {line['ratio'] or float('nan'):>18.2f} {line['tiles_dream']:>13.2f} "
-            f"{line['tiles_real']:>6.2f} {line['road_agrees']:>11.0%} {line['road_copy_agrees']:>8.0%}"
+            f"{line['steps']:>6} {line['ratio'] or float('nan'):>18.2f} {line['gain_dream']:>14.2f} "
+            f"{line['gain_real']:>8.2f}  {road.format(**line)}"
         )
     print(f"{args.out / 'open_loop.png'}: all horizons")
     return compared

@@ -22,13 +22,13 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-import wm_gym  # noqa: F401 (registers the envs)
 from training.checkpoints import read_log
 from training.drives import COLUMNS, GAP_EVERY, STRIP_EVERY, Frames, branch, drive, gap, write_video
 from training.files import write_atomic
 from training.tracking import track_video
-from wm_gym.envs.dream import FPS
+from wm_gym.car_racing import CAR_RACING
 from wm_gym.models.controller import Controller
+from wm_gym.registration import env_ids
 from wm_gym.world_model import WorldModel
 
 plt.rcParams.update(
@@ -80,9 +80,15 @@ def reconstructions(model: WorldModel, frames: Frames | npt.NDArray[np.uint8]) -
     return picture_rows({"frame": chosen, "decode(μ)": list(model.vae.decode(mu).cpu().numpy())}, ())
 
 
-def strip(real: Frames, dream: Frames, every: int = STRIP_EVERY, names: tuple[str, str] = ("real", "dream")) -> Figure:
+def strip(
+    real: Frames,
+    dream: Frames,
+    every: int = STRIP_EVERY,
+    names: tuple[str, str] = ("real", "dream"),
+    fps: int = CAR_RACING.fps,
+) -> Figure:
     """Draw a stretch of a real drive over a dream, as `branch` and `gap` return them, one frame of ``every`` steps."""
-    captions = [f"{step / FPS:.2f} s" for step in range(0, len(real), every)]
+    captions = [f"{step / fps:.2f} s" for step in range(0, len(real), every)]
     return picture_rows(dict(zip(names, (real[::every], dream[::every]), strict=True)), captions)
 
 
@@ -93,7 +99,7 @@ PANELS = {
     },
     "rnn": {
         "−log p(z) of a step (nats)": {"z": "training", "held_out_z": "held out"},
-        "loss of the tiles (nats)": {"tiles": "training", "held_out_tiles": "held out"},
+        "loss of the gain": {"gain": "training", "held_out_gain": "held out"},
         "loss of the end (nats)": {"end": "training", "held_out_end": "held out"},
     },
     "controller": {
@@ -170,17 +176,18 @@ def draw_drives(folder: Path, seed: int, steps: int, video: bool) -> None:
     model = WorldModel.from_pretrained(folder / "world_model")
     controller = Controller.from_pretrained(folder / "controller")
     kwargs: dict[str, Any] = {"world_model": str(folder / "world_model"), "max_episode_steps": steps}
-    real, dream = gym.make("LatentCarRacing-v0", **kwargs), gym.make("DreamCarRacing-v0", **kwargs)
+    dream, real = (gym.make(env_id, **kwargs) for env_id in env_ids(folder / "world_model"))
+    fps = model.config.task.fps
     driven = drive(real, controller, seed, f"draw real {seed}")
     save_figure(reconstructions(model, driven.frames), folder / "reconstructions.png")
     if video:
         dreamt = drive(dream, controller, seed, f"draw dream {seed}")
-        write_video(folder / "drive.mp4", driven.frames, dreamt.frames, model.config.frames)
+        write_video(folder / "drive.mp4", driven.frames, dreamt.frames, model.config)
         worst = json.loads((folder / "closed_loop.json").read_text())["worst_track"]
         on_track, dreamt_on, earned, paid = gap(real, dream, controller, worst)
         names = (f"real: {earned:+.0f}", f"dream: {paid:+.0f}")
-        save_figure(strip(on_track, dreamt_on, GAP_EVERY, names), folder / "gap.png")
-    save_figure(strip(*branch(real, dream, controller, seed)), folder / "strip.png")
+        save_figure(strip(on_track, dreamt_on, GAP_EVERY, names, fps), folder / "gap.png")
+    save_figure(strip(*branch(real, dream, controller, seed), fps=fps), folder / "strip.png")
     real.close()
     dream.close()
 

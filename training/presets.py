@@ -9,12 +9,18 @@ from pathlib import Path
 import tyro
 
 from training import gradient, train_controller, train_rnn, train_vae
+from wm_gym.car_racing import CAR_RACING
+from wm_gym.models.mdn_rnn import MDNRNNConfig
+from wm_gym.models.vae import VAEConfig
 
 SEED_TRACKS = 20_000
 """Training tracks of a run, and seeds of its controllers: from ``seed`` times so many on."""
 
 MOST_CANDIDATES = 50
 """Controllers of a run that real drives may choose among: more, and the real env would train the controller."""
+
+SMALL_VAE = VAEConfig(latent_size=16, channels=(16, 32, 64, 128))
+"""For frames with less to see than CarRacing's."""
 
 DEVICES = ("vae.device", "rnn.device", "controller.device")
 FREE = ("run", "rounds", "finalists", "real_generations", "workers", "tf32", "track", *DEVICES)
@@ -26,19 +32,25 @@ class Args:
     """A run. The paths inside the stages' settings are set by --run; --track and --tf32 are one switch for all."""
 
     preset: str = "laptop"
-    """the defaults of all other settings: smoke, laptop or paper"""
+    """the defaults of all other settings: smoke, laptop or paper; acrobot for another env"""
     run: Path = Path("runs/default")
     """folder of the run"""
     seed: int = 0
     """of all that is drawn, tracks included; the stages' own seeds do not count"""
+    env: str = CAR_RACING.env
+    """id of the real env, which gymnasium or a plugin of it registers"""
+    env_kwargs: str = "{}"
+    """JSON of its arguments"""
     rounds: int = 12
     """of collecting, training and evolving"""
     random_episodes: int = 30
     """first data: drives of held random actions"""
     random_steps: int = 500
     """length of these drives"""
+    random_hold: int = 40
+    """an action of theirs is held for so many steps at most"""
     scripted_episodes: int = 70
-    """first data: drives of scripted, privileged drivers with bursts of random actions; 0 trains from scratch"""
+    """first data: drives of CarRacing's scripted, privileged drivers with bursts of random actions; 0 from scratch"""
     sought: int = 4
     """controllers that each round seeks, in dreams from cool to hot"""
     coolest: float = 1.4
@@ -50,7 +62,7 @@ class Args:
     own_episodes: int = 32
     """real drives of a round's candidates in turn, for the choice between them and for the next round's data"""
     own_patience: int = 150
-    """an own drive, or one of varied drivers, is over after so many steps without a new tile"""
+    """an own drive, or one of varied drivers, is over after so many steps without a new tile; 0 for never"""
     own_burst_rate: float = 0.01
     """probability a step that a burst of one random action disturbs an own drive"""
     vae_epochs: int = 1
@@ -145,6 +157,32 @@ PRESETS = {
         rnn=train_rnn.Args(epochs=20, batch=100, chunk=1000, learning_rate=1e-3),
         controller=train_controller.Args(generations=1800, population=64, rollouts=16),
         validation_tracks=100,
+    ),
+    "acrobot": Args(
+        preset="acrobot",
+        env="Acrobot-v1",
+        rounds=4,
+        random_episodes=120,
+        random_hold=10,
+        random_steps=500,
+        scripted_episodes=0,
+        sought=4,
+        coolest=1.0,
+        hottest=1.5,
+        candidates=4,
+        own_episodes=32,
+        own_patience=0,
+        own_burst_rate=0.02,
+        rnn_epochs=20,
+        rnn_learning_rate=1e-3,
+        validation_tracks=20,
+        finalists=2,
+        max_steps=500,
+        vae=train_vae.Args(epochs=5, batch=128, frames="whole", error_weight=3.0, model=SMALL_VAE),
+        rnn=train_rnn.Args(epochs=60, model=MDNRNNConfig(latent_size=16, hidden_size=128)),
+        controller=train_controller.Args(
+            generations=80, population=32, rollouts=8, sigma=0.2, diagonal=True, max_steps=500
+        ),
     ),
 }
 

@@ -1,8 +1,8 @@
 """Episodes on disk.
 
-CarRacing is deterministic, so an episode *is* its track seed, its exact actions and what drove it: ``<seed>.npz``, a
-few kB. Its frames are a cache that can be drawn again, ``frames-<version>/<seed>.npy``, uint8 ``(T + 1, 64, 64, 3)``,
-and are memory-mapped.
+The envs are deterministic, so an episode *is* its seed, its exact actions and what drove it: ``<seed>.npz``, a few kB.
+Its frames are a cache that can be drawn again, ``frames-<version>/<seed>.npy``, uint8 ``(T + 1, 64, 64, 3)``, and are
+memory-mapped. ``task.json`` names the env of all episodes of a folder; without it they are of CarRacing.
 """
 
 from __future__ import annotations
@@ -16,8 +16,14 @@ import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 
-from training.files import write_atomic
+from training.files import write_atomic, write_json
+from wm_gym.car_racing import CAR_RACING
+from wm_gym.evaluate import FINISHED
 from wm_gym.frames import encoder_input
+from wm_gym.tasks import TaskConfig, progress
+
+FORMER_NAMES = {"tiles": "counts", "track_tiles": "goal", "lap_finished": "finished"}
+"""What files called an episode's parts while there was CarRacing alone."""
 
 
 @dataclass(frozen=True)
@@ -46,23 +52,24 @@ class Episode:
     """One drive of T steps, without its frames.
 
     Attributes:
-        seed: of the track.
-        actions: float32 ``(T, A)``, exactly as the env received them.
+        seed: of the env.
+        actions: exactly as the env received them: float32 ``(T, A)``, or choices, int64 ``(T,)``.
         rewards: float32 ``(T,)``.
-        tiles: int16 ``(T,)``, tiles visited at each step; those visited at reset count for the first.
-        track_tiles: number of tiles of the track.
+        counts: int16 ``(T,)``, what the env counts at each step (CarRacing the tiles that it visits; those visited at
+            reset count for the first step); all 0 for an env that counts nothing.
+        goal: of how many, such as the tiles of the track; 0 for an env that counts nothing.
         terminated: whether the last step ended the episode.
-        lap_finished: whether it ended with a finished lap; terminated without is a failure.
+        finished: whether that was by reaching the goal (CarRacing: a finished lap).
         driver: what drove.
     """
 
     seed: int
-    actions: npt.NDArray[np.float32]
+    actions: npt.NDArray[np.float32] | npt.NDArray[np.int64]
     rewards: npt.NDArray[np.float32]
-    tiles: npt.NDArray[np.int16]
-    track_tiles: int
+    counts: npt.NDArray[np.int16]
+    goal: int
     terminated: bool
-    lap_finished: bool
+    finished: bool
     driver: Driver
 
     def save(self, folder: Path) -> None:
@@ -74,13 +81,33 @@ class Episode:
     def load(cls, path: Path) -> Episode:
         """Read an episode; no pickles are taken."""
         with np.load(path, allow_pickle=False) as data:
-            fields: dict[str, Any] = {name: data[name] for name in data.files}
+            fields: dict[str, Any] = {FORMER_NAMES.get(name, name): data[name] for name in data.files}
         return cls(
             **{
                 **{name: value.item() if value.ndim == 0 else value for name, value in fields.items()},
                 "driver": Driver(**json.loads(fields["driver"].item())),
             }
         )
+
+
+def keep_task(folder: Path, task: TaskConfig) -> None:
+    """Note that the episodes of a folder are of a task.
+
+    Raises:
+        ValueError: when they are of another one.
+    """
+    path = folder / "task.json"
+    kept = load_task(folder) if path.is_file() or episode_files(folder) else None
+    if kept not in (None, task):
+        raise ValueError(f"{folder} holds episodes of {kept}, not of {task}: choose another folder")
+    if not path.is_file():
+        write_json(path, asdict(task))
+
+
+def load_task(folder: Path) -> TaskConfig:
+    """Return the task of a folder's episodes."""
+    path = folder / "task.json"
+    return TaskConfig.from_dict(json.loads(path.read_text())) if path.is_file() else CAR_RACING
 
 
 def episode_files(folder: Path) -> list[Path]:
@@ -111,39 +138,41 @@ def save_frames(folder: Path, seed: int, version: str, frames: npt.NDArray[np.ui
 
 
 class Recorder(gym.Wrapper):
-    """Keeps what passes through a CarRacing env: encoder inputs, actions, rewards and tiles of the present episode.
+    """Keeps what passes through an env of frames: encoder inputs, actions, rewards and counts of the present episode.
 
-    It sits directly on CarRacing, below the latent wrappers, so it sees the very actions that the car got.
+    It sits directly on the env, below the latent wrappers, so it sees the very actions that the env got.
     """
 
     def __init__(self, env: gym.Env, version: str) -> None:
         super().__init__(env)
         self.version = version
         self.frames: list[npt.NDArray[np.uint8]] = []
-        self.actions: list[npt.NDArray[np.float32]] = []
+        self.actions: list[npt.NDArray[Any]] = []
         self.rewards: list[float] = []
-        self.visited: list[int] = []
-        self.terminated = self.lap_finished = False
+        self.done: list[int] = []
+        self.goal = 0
+        self.terminated = self.finished = False
 
     def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         """Start a new record."""
         observation, info = self.env.reset(**kwargs)
-        self.frames, self.actions, self.rewards, self.visited = [encoder_input(observation, self.version)], [], [], []
-        self.terminated = self.lap_finished = False
+        self.frames, self.actions, self.rewards, self.done = [encoder_input(observation, self.version)], [], [], []
+        self.terminated = self.finished = False
         return observation, info
 
-    def step(self, action: npt.NDArray[np.float32]) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """Step the env and record it."""
         observation, reward, terminated, truncated, info = self.env.step(action)
         self.frames.append(encoder_input(observation, self.version))
-        self.actions.append(np.array(action, dtype=np.float32))
+        self.actions.append(np.array(action, dtype=self.action_space.dtype))
         self.rewards.append(float(reward))
-        self.visited.append(self.unwrapped.tile_visited_count)  # type: ignore[attr-defined]
-        self.terminated, self.lap_finished = terminated, bool(info.get("lap_finished", False))
+        done, self.goal = progress(self.env) or (0, 0)
+        self.done.append(done)
+        self.terminated, self.finished = terminated, bool(self.goal and terminated and info.get(FINISHED[0]))
         return observation, reward, terminated, truncated, info
 
-    def drive_again(self, seed: int, actions: npt.NDArray[np.float32]) -> list[npt.NDArray[np.uint8]]:
-        """Drive recorded actions on a track; return the T + 1 frames as CarRacing drew them, uint8 ``(96, 96, 3)``."""
+    def drive_again(self, seed: int, actions: npt.NDArray[Any]) -> list[npt.NDArray[np.uint8]]:
+        """Repeat recorded actions after a seed; return the T + 1 frames as the env drew them, uint8 ``(H, W, 3)``."""
         return [self.reset(seed=seed)[0], *(self.step(action)[0] for action in actions)]
 
     def earned(self, rewards: npt.NDArray[np.floating]) -> bool:
@@ -156,10 +185,10 @@ class Recorder(gym.Wrapper):
             seed=seed,
             actions=np.stack(self.actions),
             rewards=np.array(self.rewards, dtype=np.float32),
-            tiles=np.diff(np.array(self.visited), prepend=0).astype(np.int16),
-            track_tiles=len(self.unwrapped.track),  # type: ignore[attr-defined]
+            counts=np.diff(np.array(self.done), prepend=0).astype(np.int16),
+            goal=self.goal,
             terminated=self.terminated,
-            lap_finished=self.lap_finished,
+            finished=self.finished,
             driver=driver,
         )
 

@@ -23,7 +23,7 @@ import cma
 import numpy as np
 import numpy.typing as npt
 import tyro
-from gymnasium.spaces import Box
+from gymnasium.spaces import Box, Discrete
 from gymnasium.vector import VectorActionWrapper, VectorEnv
 from gymnasium.wrappers.vector import TransformReward
 from tqdm import tqdm
@@ -34,11 +34,12 @@ from training.collect import TRAINING_SEEDS
 from training.device import choose_device
 from training.files import alone, keep_settings, write_atomic
 from training.tracking import track, tracking
+from wm_gym.actions import draw_action
 from wm_gym.evaluate import make_lanes, rollout
 from wm_gym.models.controller import Controller, ControllerConfig
+from wm_gym.registration import env_ids
 from wm_gym.world_model import WorldModel
 
-DREAM, REAL = "DreamCarRacing-v0", "LatentCarRacing-v0"
 STATE = "cma.pkl"
 """CMA-ES's state in the folder of C; a pickle, which can run any code when it is loaded."""
 
@@ -53,8 +54,8 @@ FREE = ("out", "generations", "lanes", "device", "tf32", "track")
 class Args:
     """How to evolve C."""
 
-    env: str = DREAM
-    """DreamCarRacing-v0 or LatentCarRacing-v0"""
+    env: str = ""
+    """id of the world model's dream, which is the default, or of its real env, as LatentCarRacing-v0"""
     world_model: str = "car_racing"
     """bundled name, folder, or user/name on the Hugging Face Hub"""
     out: Path = Path("runs/default/controller")
@@ -101,7 +102,7 @@ def make_weighed(env_id: str, lanes: int, objective: gradient.Objective, world_m
     Raises:
         ValueError: for the real env and an objective that does not count all pay: tiles come one by one there.
     """
-    if env_id == REAL and objective.beyond != 1:
+    if env_id == env_ids(world_model)[1] and objective.beyond != 1:
         raise ValueError("only a dream's pay, an expectation, can be weighed step by step: use --objective.beyond 1")
     envs = make_lanes(env_id, lanes, world_model=world_model, **kwargs)
     if objective.beyond == 1:
@@ -113,9 +114,11 @@ def make_weighed(env_id: str, lanes: int, objective: gradient.Objective, world_m
 class Tremble(VectorActionWrapper):
     """Makes the hand on the wheel tremble, as gradients do (see `gradient.Args.disturbance`).
 
+    Where there are choices, the hand slips: it takes any of them.
+
     Args:
-        env: lanes with a Box of actions.
-        disturbance: standard deviation, as a share of half the actions' range.
+        env: lanes with a Box of actions, or with choices.
+        disturbance: standard deviation, as a share of half the actions' range; of choices, the probability of a slip.
         alike: every so many lanes the tremble is the same again, so that members of a population can be compared.
         seed: of the tremble.
     """
@@ -123,13 +126,18 @@ class Tremble(VectorActionWrapper):
     def __init__(self, env: VectorEnv, disturbance: float, alike: int, seed: int = 0) -> None:
         super().__init__(env)
         space = env.action_space
-        assert isinstance(space, Box)
-        self._low, self._high = space.low, space.high
-        self._size, self._rng = disturbance * (space.high - space.low) / 2, np.random.default_rng(seed)
-        self._tremble, self._alike = np.zeros(space.shape, np.float32), alike
+        self._disturbance, self._rng, self._alike = disturbance, np.random.default_rng(seed), alike
+        self._tremble = np.zeros(space.shape or (), np.float32)
+        if isinstance(space, Box):
+            self._low, self._high = space.low, space.high
+            self._size = disturbance * (space.high - space.low) / 2
 
-    def actions(self, actions: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
+    def actions(self, actions: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Return disturbed actions within their bounds."""
+        if isinstance(self.single_action_space, Discrete):
+            slips = self._rng.random(self._alike) < self._disturbance
+            others = draw_action(self.single_action_space, self._rng, (self._alike,))
+            return np.where(np.resize(slips, actions.shape), np.resize(others, actions.shape), actions)
         shock = self._rng.standard_normal((self._alike, self._tremble.shape[1]), np.float32)
         shock = np.resize(shock, self._tremble.shape)
         self._tremble = gradient.TREMBLE * self._tremble + (1 - gradient.TREMBLE**2) ** 0.5 * shock
@@ -169,7 +177,11 @@ def hard_dreams(
         max_steps: of a dream.
     """
     dreams = make_lanes(
-        DREAM, len(members) * HARD_DREAMS, world_model=world_model, temperature=2.0, max_episode_steps=max_steps
+        env_ids(world_model)[0],
+        len(members) * HARD_DREAMS,
+        world_model=world_model,
+        temperature=2.0,
+        max_episode_steps=max_steps,
     )
     paid = evaluate(Tremble(dreams, 0.3, alike=HARD_DREAMS), members, np.arange(HARD_DREAMS), config)
     dreams.close()
@@ -204,13 +216,15 @@ def main(args: Args) -> Path:
     Raises:
         ValueError: for an unknown env, or gradients through or weighed pay of the real one.
     """
-    if args.env not in (DREAM, REAL):
-        raise ValueError(f"--env must be {DREAM} or {REAL}, got {args.env!r}")
-    if args.env == REAL and args.gradient.steps:
-        raise ValueError(f"only a dream has gradients: use --env {DREAM}, or --gradient.steps 0")
+    dream, real = env_ids(args.world_model)
+    args = replace(args, env=args.env or dream)
+    if args.env not in (dream, real):
+        raise ValueError(f"--env must be {dream} or {real}, got {args.env!r}")
+    if args.env == real and args.gradient.steps:
+        raise ValueError(f"only a dream has gradients: use --env {dream}, or --gradient.steps 0")
     kwargs: dict[str, Any] = {"world_model": args.world_model, "max_episode_steps": args.max_steps}
     lanes = args.lanes or args.population * args.rollouts
-    if args.env == DREAM:
+    if args.env == dream:
         kwargs |= {"temperature": args.temperature, "sampling": args.sampling, "starts": args.starts}
         kwargs |= {"device": str(choose_device(args.device, args.tf32))}
     envs = make_weighed(args.env, lanes, args.objective, **kwargs)
@@ -235,7 +249,7 @@ def main(args: Args) -> Path:
             scores = evaluate(envs, members, rng.choice(len(TRAINING_SEEDS), args.rollouts, replace=False), config)
             evolution.tell(samples, list(-scores))
             training = {"env": args.env, "generation": generation + 1, "population_score": float(scores.mean())}
-            how = {"gradient_steps": args.gradient.steps, "temperature": args.temperature} if args.env == DREAM else {}
+            how = {"gradient_steps": args.gradient.steps, "temperature": args.temperature} if args.env == dream else {}
             mean = Controller(complete([evolution.result.xfavorite])[0], replace(config, training=training | how))
             mean.save(args.out / "controller")
             Controller(members, mean.config).save(args.out / "population")
@@ -247,7 +261,7 @@ def main(args: Args) -> Path:
             }
             append_log(log, line)
             write_atomic(args.out / STATE, lambda file: file.write(evolution.pickle_dumps()))
-            track("controller" if args.env == DREAM else "controller-real", line)
+            track("controller" if args.env == dream else "controller-real", line)
             bar.set_postfix(mean=f"{scores.mean():.0f}", best=f"{scores.max():.0f}", sigma=f"{evolution.sigma:.3f}")
             bar.update()
     envs.close()

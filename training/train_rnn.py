@@ -10,9 +10,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,15 +25,17 @@ from training.checkpoints import append_log, cosine, cut_log, load_checkpoint, s
 from training.device import choose_device
 from training.encode import load_vae
 from training.files import alone, keep_settings
-from training.latents import LatentEpisode, load_latents
+from training.latents import LatentEpisode, Sequences, draw, load_latents
 from training.tracking import track, tracking
+from wm_gym.car_racing import CAR_RACING, lap_reward
 from wm_gym.models.ensemble import EnsembleConfig
 from wm_gym.models.kinds import Kind, make_memory
 from wm_gym.models.mdn_rnn import MDNRNNConfig
 from wm_gym.models.memory import Memory, MemoryConfig, State, mixture_nll
 from wm_gym.models.transformer import TransformerConfig
-from wm_gym.models.vae import sample_latent
-from wm_gym.world_model import RewardConfig, Starts, WorldModel, WorldModelConfig
+from wm_gym.reward import RewardConfig
+from wm_gym.tasks import TaskConfig
+from wm_gym.world_model import Starts, WorldModel, WorldModelConfig
 
 RARE = -8.0
 """Logit of an end that M begins with: begun at even odds, M dreams of failure in each fourth lap even when trained."""
@@ -61,8 +62,8 @@ class Args:
     """of Adam, with a cosine to 5 %"""
     latent: str = "sample"
     """what z is: a "sample" of the posterior, drawn anew at each use, or its "mean" alone"""
-    tiles_weight: float = 10.0
-    """of the Poisson loss of the tiles, against nats of z"""
+    gain_weight: float = 10.0
+    """of the loss of the gain (Poisson's of counts, half the squared error of real numbers), against nats of z"""
     end_weight: float = 10.0
     """of the cross-entropy of the end, against nats of z"""
     held_out: int = 20
@@ -94,61 +95,26 @@ class Args:
         return {"lstm": self.model, "transformer": self.transformer, "ensemble": self.ensemble}[self.memory]
 
 
-@dataclass(frozen=True)
-class Sequences:
-    """A batch of B padded episodes; step t leads from frame t to frame t + 1.
-
-    Attributes:
-        mu, logvar: ``(B, T + 1, Z)``.
-        actions: ``(B, T, A)``.
-        tiles, failed, valid: ``(B, T)``; ``valid`` is 0 where an episode is over.
-    """
-
-    mu: Tensor
-    logvar: Tensor
-    actions: Tensor
-    tiles: Tensor
-    failed: Tensor
-    valid: Tensor
-
-    @classmethod
-    def of(cls, episodes: Sequence[LatentEpisode], device: torch.device) -> Sequences:
-        """Pad episodes to the longest."""
-        longest = max(len(episode.actions) for episode in episodes)
-
-        def stack(arrays: Sequence[npt.NDArray[Any]], length: int) -> Tensor:
-            padded = [np.pad(array, [(0, length - len(array)), *[(0, 0)] * (array.ndim - 1)]) for array in arrays]
-            return torch.from_numpy(np.stack(padded)).float().to(device)
-
-        failed = [np.zeros(len(episode.actions)) for episode in episodes]
-        for ends, episode in zip(failed, episodes, strict=True):
-            ends[-1] = episode.failed
-        return cls(
-            mu=stack([episode.mu for episode in episodes], longest + 1),
-            logvar=stack([episode.logvar for episode in episodes], longest + 1),
-            actions=stack([episode.actions for episode in episodes], longest),
-            tiles=stack([episode.tiles for episode in episodes], longest),
-            failed=stack(failed, longest),
-            valid=stack([np.ones(len(episode.actions)) for episode in episodes], longest),
-        )
-
-
 def losses(memory: Memory, z: Tensor, part: Sequences, steps: slice, state: State) -> tuple[Tensor, State]:
-    """Return the mean losses (nats of z, of the tiles, of the end), ``(3,)``, of some steps, and the state after them.
+    """Return the mean losses (nats of z, of the gain, of the end), ``(3,)``, of some steps, and the state after them.
 
-    h_{t+1}, made of (z_t, a_t, h_t), is held against z_{t+1}, and the tiles and the end of step t, of an ensemble for
+    h_{t+1}, made of (z_t, a_t, h_t), is held against z_{t+1}, and the gain and the end of step t, of an ensemble for
     each member alone.
     """
     hidden, state = memory.unroll(z[:, steps], part.actions[:, steps], state)
     prediction = memory.members(hidden)  # parts (B, T, ...), or (M, B, T, ...)
     following = z[:, steps.start + 1 : steps.stop + 1]
-    tiles, failed, valid = part.tiles[:, steps], part.failed[:, steps], part.valid[:, steps]
-    end_logit, failed = torch.broadcast_tensors(prediction.end_logit, failed)
+    gains, ended, valid = part.gains[:, steps], part.ended[:, steps], part.valid[:, steps]
+    end_logit, ended = torch.broadcast_tensors(prediction.end_logit, ended)
+    if memory.config.counts:
+        gain_loss = F.poisson_nll_loss(prediction.gain, gains, log_input=False, reduction="none")
+    else:
+        gain_loss = 0.5 * (prediction.gain - gains).square()
     each = torch.stack(
         [
             mixture_nll(prediction, following),
-            F.poisson_nll_loss(prediction.tiles, tiles, log_input=False, reduction="none"),
-            F.binary_cross_entropy_with_logits(end_logit, failed, reduction="none"),
+            gain_loss * part.paid[:, steps],
+            F.binary_cross_entropy_with_logits(end_logit, ended, reduction="none"),
         ]
     )
     means = (each * valid).sum((-2, -1)) / valid.sum().clamp_min(1)
@@ -162,39 +128,47 @@ def chunks(part: Sequences, size: int) -> Iterator[slice]:
         yield slice(start, min(start + size, total))
 
 
-def draw(part: Sequences, latent: str, generator: torch.Generator) -> Tensor:
-    """Return z ``(B, T + 1, Z)``: means, or fresh samples."""
-    if latent == "mean":
-        return part.mu
-    noise = torch.randn(part.mu.shape, generator=generator).to(part.mu.device)
-    return sample_latent(part.mu, part.logvar, noise)
-
-
 @torch.no_grad()
 def validate(
-    memory: Memory, episodes: Sequence[LatentEpisode], args: Args, device: torch.device
+    memory: Memory, episodes: Sequence[LatentEpisode], args: Args, device: torch.device, reward: RewardConfig
 ) -> npt.NDArray[np.floating]:
     """Return the mean losses over held-out episodes, ``(3,)``, with the same noise at every call."""
-    part = Sequences.of(episodes, device)
+    part = Sequences.of(episodes, device, reward)
     z = draw(part, args.latent, torch.Generator().manual_seed(args.seed))
     steps = slice(0, part.actions.shape[1])
     return losses(memory, z, part, steps, memory.initial_state(len(episodes)))[0].cpu().numpy()
 
 
-def make_starts(episodes: Sequence[LatentEpisode], args: Args, lap_tiles: float) -> Starts:
+def reward_of(episodes: Sequence[LatentEpisode], task: TaskConfig) -> RewardConfig:
+    """Return how dreams of a task pay, as the real episodes do.
+
+    CarRacing's gains are tiles. Those of other envs are their rewards, standardised; what the last step pays is a price
+    of its own if it was the same in all episodes that ended, and not what each step pays.
+    """
+    if task.env == CAR_RACING.env:
+        return lap_reward(float(np.mean([episode.goal for episode in episodes])))
+    ends = {float(episode.gains[-1]) for episode in episodes if episode.ended}
+    end = ends.pop() if len(ends) == 1 else None
+    paid = [episode.gains[: len(episode.gains) - (episode.ended and end is not None)] for episode in episodes]
+    gains = np.concatenate(paid).astype(np.float64)
+    spread = float(gains.std())
+    return RewardConfig(scale=spread if spread > 1e-6 else 0.0, per_step=float(gains.mean()), end=end)
+
+
+def make_starts(episodes: Sequence[LatentEpisode], args: Args, goal: float | None) -> Starts:
     """Pick the moments that dreams start from: firsts of episodes, and as many from the middle of drives."""
     rng = np.random.default_rng(args.seed)
     firsts = rng.permutation(len(episodes))[: args.starts]
     lengths = np.array([len(episode.actions) for episode in episodes])
     middles = rng.choice(len(episodes), size=args.starts, p=lengths / lengths.sum())
     moments = [(int(i), 0) for i in firsts]
-    moments += [(int(i), int(rng.integers(1, lengths[i] + 1 - episodes[i].failed))) for i in middles]
+    moments += [(int(i), int(rng.integers(1, lengths[i] + 1 - episodes[i].ended))) for i in middles]
     latents, actions = episodes[0].mu.shape[1], episodes[0].actions.shape[1]
     starts = Starts(
         z=np.zeros((len(moments), args.window + 1, latents), np.float32),
         actions=np.zeros((len(moments), args.window, actions), np.float32),
         length=np.zeros(len(moments), np.int64),
-        tiles=np.zeros(len(moments), np.float32),
+        gained=np.zeros(len(moments), np.float32),
     )
     for row, (i, t) in enumerate(moments):
         episode, before = episodes[i], min(t, args.window)
@@ -203,7 +177,8 @@ def make_starts(episodes: Sequence[LatentEpisode], args: Args, lap_tiles: float)
         starts.z[row, : before + 1] = episode.mu[window] + np.exp(0.5 * episode.logvar[window]) * noise
         starts.actions[row, :before] = episode.actions[t - before : t]
         starts.length[row] = before
-        starts.tiles[row] = episode.tiles[:t].sum() / episode.track_tiles * lap_tiles
+        if goal is not None:
+            starts.gained[row] = float(episode.gains[:t].sum()) / episode.goal * goal
     return starts
 
 
@@ -218,10 +193,12 @@ def main(args: Args) -> Path:
     episodes = load_latents(args.latents, encoder["fingerprint"])
     held_out = episodes[:: args.held_out]
     trained = [episode for i, episode in enumerate(episodes) if i % args.held_out] or episodes
-    lap_tiles = float(np.mean([episode.track_tiles for episode in episodes]))
+    task = TaskConfig.from_dict(encoder["task"])
+    reward = reward_of(episodes, task)
+    sizes = replace(args.sizes, action_size=task.actions.size, counts=reward.goal is not None)
 
     torch.manual_seed(args.seed)
-    memory = make_memory(args.sizes).to(device)
+    memory = make_memory(sizes).to(device)
     with torch.no_grad():
         memory.heads.bias[..., -1] = RARE
     optimizer = torch.optim.Adam(memory.parameters(), lr=args.learning_rate)
@@ -234,7 +211,7 @@ def main(args: Args) -> Path:
         done = checkpoint["epoch"]
     cut_log(log, "epoch", done)
     first, last = segment(checkpoint, args.epochs)
-    weights = torch.tensor([1.0, args.tiles_weight, args.end_weight], device=device)
+    weights = torch.tensor([1.0, args.gain_weight, args.end_weight], device=device)
     with tqdm(total=args.epochs, initial=done, desc="M", unit="epoch") as bar:
         for epoch in range(done, args.epochs):
             for group in optimizer.param_groups:
@@ -247,7 +224,7 @@ def main(args: Args) -> Path:
             batches = np.array_split(order, -(-len(trained) // args.batch))
             totals, count = np.zeros(3), 0
             for batch in rng.permutation(len(batches)):
-                part = Sequences.of([trained[i] for i in batches[batch]], device)
+                part = Sequences.of([trained[i] for i in batches[batch]], device, reward)
                 z = draw(part, args.latent, noise)
                 state = memory.initial_state(len(z))
                 for steps in chunks(part, args.chunk):
@@ -259,9 +236,9 @@ def main(args: Args) -> Path:
                     totals += each.detach().cpu().numpy()
                     count += 1
             memory.eval()
-            held = validate(memory, held_out, args, device)
+            held = validate(memory, held_out, args, device, reward)
             line: dict[str, float] = {"epoch": epoch + 1, "episodes": len(episodes)}
-            for name, value, held_value in zip(("z", "tiles", "end"), totals / count, held, strict=True):
+            for name, value, held_value in zip(("z", "gain", "end"), totals / count, held, strict=True):
                 line |= {name: float(value), f"held_out_{name}": float(held_value)}
             append_log(log, line)
             save_checkpoint(
@@ -281,8 +258,9 @@ def main(args: Args) -> Path:
         frames=encoder["frames"],
         latent=args.latent,
         vae=load_vae(encoder).config,
-        memory=args.sizes,
-        reward=RewardConfig(scale=1000 / lap_tiles, lap_tiles=lap_tiles),
+        memory=sizes,
+        reward=reward,
+        task=task,
         training={
             "frames": int(sum(len(episode.mu) for episode in episodes)),
             "episodes": dict(Counter(episode.label for episode in episodes)),
@@ -292,7 +270,7 @@ def main(args: Args) -> Path:
         },
     )
     artifact = args.out / "world_model"
-    WorldModel(config, load_vae(encoder), memory.cpu(), make_starts(trained, args, lap_tiles)).save(artifact)
+    WorldModel(config, load_vae(encoder), memory.cpu(), make_starts(trained, args, reward.goal)).save(artifact)
     return artifact
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import time
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +38,10 @@ from training.drives import drive, write_video
 from training.files import alone, keep_settings, write_atomic
 from training.presets import MOST_CANDIDATES
 from training.tracking import track, track_video, tracking
-from training.train_controller import DREAM, REAL, Tremble, make_weighed
+from training.train_controller import Tremble, make_weighed
 from wm_gym.evaluate import EpisodeResult, make_lanes, rollout, summarize
-from wm_gym.policies import RescaledPolicy, load_policy
+from wm_gym.policies import Policy, RescaledPolicy, load_policy
+from wm_gym.registration import env_ids, task_of
 from wm_gym.sb3 import SB3VecEnv, algorithm
 from wm_gym.world_model import WorldModel
 
@@ -54,8 +55,8 @@ class Args:
 
     algo: str = "ppo"
     """a2c, ddpg, ppo, sac or td3 of Stable-Baselines3; ars, crossq, recurrentppo, tqc or trpo of sb3-contrib"""
-    env: str = DREAM
-    """DreamCarRacing-v0 or LatentCarRacing-v0"""
+    env: str = ""
+    """id of the world model's dream, which is the default, or of its real env, as LatentCarRacing-v0"""
     world_model: str = "car_racing"
     """bundled name, folder, or user/name on the Hugging Face Hub"""
     out: Path = Path("runs/sb3")
@@ -93,12 +94,15 @@ class Args:
 
 
 def hyperparameters(algo: str, env: str) -> dict[str, Any]:
-    """Return what the file of an algorithm says for an env, in rl_zoo3's names; without a file, what lets it learn."""
+    """Return what the file of an algorithm says for an env, in rl_zoo3's names; else what lets it learn."""
     file = HYPERPARAMETERS / f"{algo}.yml"
-    if file.is_file():
-        return yaml.safe_load(file.read_text())[env]
+    if file.is_file() and env in (found := yaml.safe_load(file.read_text())):
+        return found[env]
     policies = {"ars": "LinearPolicy", "recurrentppo": "MlpLstmPolicy"}
-    settings: dict[str, Any] = {"n_envs": 16 if env == DREAM else 2, "n_timesteps": 1_000_000}
+    settings: dict[str, Any] = {
+        "n_envs": 2 if gym.spec(env).vector_entry_point is None else 16,
+        "n_timesteps": 1_000_000,
+    }
     settings["policy"] = policies.get(algo, "MlpPolicy")
     if algo == "ars":
         settings["n_envs"] = 1  # it plays one episode for each candidate
@@ -173,9 +177,11 @@ class Course(BaseCallback):
         if isinstance(self.agent, OffPolicyAlgorithm):
             write_atomic(args.out / "replay_buffer.pkl", lambda file: self.agent.save_replay_buffer(file))
         write_atomic(args.out / name, self.agent.save)
-        real, dream = (validate(args, self.agent, *each) for each in ((REAL, args.workers), (DREAM, args.tracks)))
+        lanes, solved = (args.tracks, args.workers), task_of(args.world_model).solved
+        dream, real = (validate(args, self.agent, *each) for each in zip(env_ids(args.world_model), lanes, strict=True))
         line: dict[str, Any] = {"steps": self.num_timesteps, "minutes": self.seconds / 60}
-        line |= {"real": summarize(real), "dream": summarize(dream), "frames": sum(each.steps + 1 for each in real)}
+        line |= {"real": summarize(real, solved), "dream": summarize(dream, solved)}
+        line["frames"] = sum(each.steps + 1 for each in real)
         if line["real"]["mean"] > max((each["real"]["mean"] for each in read_log(self.log)), default=-math.inf):
             write_atomic(args.out / "best" / name, lambda file: file.write((args.out / name).read_bytes()))
         append_log(self.log, line)
@@ -187,8 +193,8 @@ class Course(BaseCallback):
 def validate(args: Args, agent: BaseAlgorithm, env: str, lanes: int) -> list[EpisodeResult]:
     """Drive validation tracks, real or dreamt."""
     envs = make_lanes(env, lanes, world_model=args.world_model, max_episode_steps=args.max_steps)
-    assert isinstance(envs.single_action_space, gym.spaces.Box)
-    policy = RescaledPolicy(agent, envs.single_action_space)
+    space = envs.single_action_space
+    policy: Policy = RescaledPolicy(agent, space) if isinstance(space, gym.spaces.Box) else agent
     results = list(rollout(envs, policy, VALIDATION_SEEDS[: args.tracks]))
     envs.close()
     return results
@@ -198,13 +204,13 @@ def film(args: Args) -> None:
     """Film the best agent on the first validation track beside its dream."""
     kwargs: dict[str, Any] = {"world_model": args.world_model, "max_episode_steps": args.max_steps}
     sides = []
-    for env_id in (REAL, DREAM):
+    for env_id in reversed(env_ids(args.world_model)):
         env = gym.make(env_id, **kwargs)
         policy = load_policy(str(args.out / "best" / f"{args.algo}.zip"), env)
         sides.append(drive(env, policy, VALIDATION_SEEDS[0], f"film {env_id}").frames)
         env.close()
-    version = WorldModel.from_pretrained(args.world_model).config.frames
-    write_video(args.out / "drive.mp4", sides[0], sides[1], version)
+    config = WorldModel.from_pretrained(args.world_model).config
+    write_video(args.out / "drive.mp4", sides[0], sides[1], config)
     track_video("sb3", args.out / "drive.mp4")
 
 
@@ -220,9 +226,11 @@ def main(args: Args) -> Path:
             with, or more validations than a run may choose among.
         ImportError: when the algorithm's package is not installed.
     """
-    if args.env not in (DREAM, REAL):
-        raise ValueError(f"--env must be {DREAM} or {REAL}, got {args.env!r}")
-    if args.env == REAL and args.disturbance:
+    dream, real = env_ids(args.world_model)
+    args = replace(args, env=args.env or dream)
+    if args.env not in (dream, real):
+        raise ValueError(f"--env must be {dream} or {real}, got {args.env!r}")
+    if args.env == real and args.disturbance:
         raise ValueError("a tremble is for dreams: use --disturbance 0 on the real env")
     if not 1 <= args.evaluations <= MOST_CANDIDATES:
         raise ValueError(f"a run validates 1 to {MOST_CANDIDATES} times, got --evaluations {args.evaluations}")
@@ -232,7 +240,7 @@ def main(args: Args) -> Path:
     keep_settings(args.out / "args.json", asdict(args) | {"hyperparameters": settings}, FREE)
     device = str(choose_device(args.device, args.tf32))
     kwargs: dict[str, Any] = {"world_model": args.world_model, "max_episode_steps": args.max_steps}
-    if args.env == DREAM:
+    if args.env == dream:
         kwargs |= {"temperature": args.temperature, "starts": args.starts, "device": device}
     weighed = make_weighed(args.env, lanes, args.objective, **kwargs)
     if args.disturbance:

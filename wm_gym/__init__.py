@@ -1,7 +1,7 @@
 """World models as Gymnasium environments: train in the dream, drive the real car.
 
-Importing this package registers ``DreamCarRacing-v0`` and ``LatentCarRacing-v0``; torch and Box2D are loaded when an
-env is made.
+Importing this package registers ``DreamCarRacing-v0`` and ``LatentCarRacing-v0``; `register_dream` registers those of
+any other world model. torch and Box2D are loaded when an env is made.
 """
 
 from __future__ import annotations
@@ -9,13 +9,14 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from gymnasium.envs.registration import register
+from wm_gym.registration import register_pair
 
 if TYPE_CHECKING:
     from wm_gym.artifact import ArtifactError
     from wm_gym.evaluate import rollout
     from wm_gym.models.controller import Controller
     from wm_gym.policies import Policy, load_policy
+    from wm_gym.registration import register_dream
     from wm_gym.world_model import WorldModel
     from wm_gym.wrappers import RNNHiddenObservation, VAELatentObservation
 
@@ -29,6 +30,7 @@ _PUBLIC = {
     "VAELatentObservation": "wm_gym.wrappers",
     "WorldModel": "wm_gym.world_model",
     "load_policy": "wm_gym.policies",
+    "register_dream": "wm_gym.registration",
     "rollout": "wm_gym.evaluate",
 }
 
@@ -40,6 +42,7 @@ __all__ = [
     "VAELatentObservation",
     "WorldModel",
     "load_policy",
+    "register_dream",
     "rollout",
 ]
 
@@ -51,10 +54,9 @@ def __getattr__(name: str) -> Any:
     return getattr(import_module(_PUBLIC[name]), name)
 
 
-register(
-    id="DreamCarRacing-v0",
-    entry_point="wm_gym.envs.dream:DreamCarRacing",
-    vector_entry_point="wm_gym.envs.dream_vector:DreamCarRacingVector",
+register_pair(
+    "DreamCarRacing-v0",
+    "LatentCarRacing-v0",
     max_episode_steps=1000,
+    kwargs={"world_model": "car_racing", "task": "CarRacing-v3"},
 )
-register(id="LatentCarRacing-v0", entry_point="wm_gym.envs.latent:LatentCarRacing", max_episode_steps=1000)

@@ -20,7 +20,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Version of the folder's format that this package writes; it reads this one and older."""
 
 PRETRAINED = Path(__file__).parent / "pretrained"

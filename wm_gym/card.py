@@ -8,6 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from wm_gym.car_racing import CAR_RACING
+
 if TYPE_CHECKING:
     from wm_gym.models.controller import ControllerConfig
     from wm_gym.world_model import WorldModelConfig
@@ -19,6 +21,14 @@ import wm_gym
 
 dream = gym.make("DreamCarRacing-v0", world_model="{name}")
 real = gym.make("LatentCarRacing-v0", world_model="{name}")"""
+USE_ANOTHER = """\
+```python
+import gymnasium as gym
+import wm_gym
+
+real_id = wm_gym.register_dream("DreamTask-v0", world_model="{name}")
+dream, real = gym.make("DreamTask-v0"), gym.make(real_id)"""
+"""The same for another env than CarRacing."""
 
 
 def data_label(episodes: Mapping[str, int]) -> str:
@@ -47,8 +57,8 @@ def card(
     """
     if results is not None and not Path(results).is_dir():
         raise FileNotFoundError(f"{results}: no such folder of benchmarks' results")
-    training = config.training
-    lines = [f"# {name}", "", *_what(training, controller), "", USE.format(name=name)]
+    training, use = config.training, USE if config.task == CAR_RACING else USE_ANOTHER
+    lines = [f"# {name}", "", *_what(config, controller), "", use.format(name=name)]
     if controller is not None:
         lines.append(f'controller = wm_gym.Controller.from_pretrained("{name}")')
     lines += ["```", "", *_data_lines(training), *([f"- {note}"] if note else []), *_result_lines(training, results)]
@@ -58,12 +68,12 @@ def card(
     return "\n".join(lines) + "\n"
 
 
-def _what(training: Mapping[str, Any], controller: ControllerConfig | None) -> list[str]:
-    what = "A world model of CarRacing-v3 (VAE, MDN-RNN, starts of dreams)"
-    command = f", by `{training['command']}`" if "command" in training else ""
+def _what(config: WorldModelConfig, controller: ControllerConfig | None) -> list[str]:
+    what = f"A world model of {config.task.env} (VAE, MDN-RNN, starts of dreams)"
+    command = f", by `{config.training['command']}`" if "command" in config.training else ""
     if controller is None:
         return [f"{what}{command}."]
-    if controller.training.get("env") != "DreamCarRacing-v0":
+    if not str(controller.training.get("env")).startswith("Dream"):
         return [f"{what} and a linear controller{command}."]
     return [f"{what} and a linear controller that was evolved in", f"its dreams only{command}."]
 
@@ -117,10 +127,10 @@ def _mean_std(scores: Mapping[str, float]) -> str:
 
 def _score_line(content: Mapping[str, Any]) -> str:
     real, dream = content["real"], content["dream"]
+    shares = "".join(f", {real[key]:.0%} at {key[6:]} or more" for key in real if key.startswith("share_"))
     return (
-        f"- Score on the 100 test tracks (`{content['command']}`): {real['mean']:.0f} ± {real['std']:.0f}, median "
-        f"{real['median']:.0f}, {real['share_900']:.0%} at 900 or more; in 100 dreams "
-        f"{dream['mean']:.0f} ± {dream['std']:.0f}."
+        f"- Score on the 100 test tracks (`{content['command']}`): {_mean_std(real)}, median "
+        f"{real['median']:.0f}{shares}; in 100 dreams {_mean_std(dream)}."
     )
 
 

@@ -21,8 +21,8 @@ STARTS = ("episode", "any")
 NOISE_BLOCK = 32
 """Steps of noise that a lane draws at once."""
 
-LAP_TOLERANCE = 1e-3
-"""A lap is finished within this many tiles: the count is a float32 sum."""
+GOAL_TOLERANCE = 1e-3
+"""A goal is reached within this much: the sum of the gains is one of float32."""
 
 TEMPERATURES = (1e-3, 1e3)
 """The least and the greatest τ: far beyond them, float32 sums are no numbers."""
@@ -41,7 +41,7 @@ class DreamState:
     Attributes:
         z: present latents, ``(N, Z)``.
         memory: the memory's state, each part ``(N, ...)``.
-        tiles: tiles paid for so far, ``(N,)``.
+        gained: sum of the gains paid for so far where there is a goal, 0 elsewhere, ``(N,)``.
         rngs: each lane's random stream.
         noise: the block of noise that each lane drew from it, ``(N, NOISE_BLOCK, 2 Z + 1)``.
         cursor: the next unused row of each block, ``(N,)``.
@@ -49,16 +49,16 @@ class DreamState:
 
     z: Tensor
     memory: State
-    tiles: npt.NDArray[np.float32]
+    gained: npt.NDArray[np.float32]
     rngs: list[np.random.Generator]
     noise: npt.NDArray[np.float32]
     cursor: npt.NDArray[np.int64]
 
     @classmethod
-    def of(cls, z: Tensor, memory: State, tiles: float, rng: np.random.Generator) -> DreamState:
-        """Return one lane's moment: z ``(1, Z)``, the memory's state ``(1, ...)``, tiles so far, a random stream."""
+    def of(cls, z: Tensor, memory: State, gained: float, rng: np.random.Generator) -> DreamState:
+        """Return one lane's moment: z ``(1, Z)``, the memory's state ``(1, ...)``, gains so far, a random stream."""
         noise = np.zeros((1, NOISE_BLOCK, 2 * z.shape[1] + 1), dtype=np.float32)
-        return cls(z, memory, np.array([tiles], np.float32), [rng], noise, np.array([NOISE_BLOCK]))
+        return cls(z, memory, np.array([gained], np.float32), [rng], noise, np.array([NOISE_BLOCK]))
 
     def __len__(self) -> int:
         return len(self.rngs)
@@ -66,7 +66,7 @@ class DreamState:
     def arrays(self) -> dict[str, Tensor | npt.NDArray]:
         """Return everything but the random streams, by name; the lane is each array's first dimension."""
         memory = {f"memory[{i}]": part for i, part in enumerate(self.memory)}
-        return {"z": self.z, **memory, "tiles": self.tiles, "noise": self.noise, "cursor": self.cursor}
+        return {"z": self.z, **memory, "gained": self.gained, "noise": self.noise, "cursor": self.cursor}
 
     def __getitem__(self, lanes: Sequence[int] | npt.NDArray[np.int64] | slice) -> DreamState:
         """Return a copy of some lanes' moments."""
@@ -75,7 +75,7 @@ class DreamState:
         return DreamState(
             z=self.z[rows],
             memory=select(self.memory, rows),
-            tiles=self.tiles[index],
+            gained=self.gained[index],
             rngs=[deepcopy(self.rngs[i]) for i in index],
             noise=self.noise[index],
             cursor=self.cursor[index],
@@ -133,7 +133,7 @@ class Dream:
         latents = world_model.config.vae.latent_size
         self.z = torch.zeros(lanes, latents, device=self.device)
         self.memory_state = world_model.memory.initial_state(lanes)
-        self.tiles = np.zeros(lanes, dtype=np.float32)
+        self.gained = np.zeros(lanes, dtype=np.float32)
         self.rngs: list[np.random.Generator] = [np.random.default_rng() for _ in range(lanes)]
         # each row: Z uniforms that choose components, one for the end, Z normals
         self.noise = np.zeros((lanes, NOISE_BLOCK, 2 * latents + 1), dtype=np.float32)
@@ -193,12 +193,12 @@ class Dream:
                 start = self.choices[[self.rngs[lane].integers(len(self.choices)) for lane in lanes]]
             z, memory = self.world_model.start_states
             picked = torch.from_numpy(start.astype(np.int64))  # torch indexes with no other whole numbers
-            z, memory, tiles = z[picked], select(memory, picked), self.world_model.starts.tiles[start]
+            z, memory, gained = z[picked], select(memory, picked), self.world_model.starts.gained[start]
         else:
-            z, memory, tiles = state.z, state.memory, state.tiles
+            z, memory, gained = state.z, state.memory, state.gained
         self.z[rows] = z.to(self.device)
         self.memory_state = put(self.memory_state, rows, tuple(part.to(self.device) for part in memory))
-        self.tiles[lanes] = tiles
+        self.gained[lanes] = gained
 
     def check_reset(
         self, lanes: npt.NDArray[np.int64], start: npt.NDArray[np.int64] | None, state: DreamState | None
@@ -217,7 +217,8 @@ class Dream:
             raise ValueError(f"state.rngs must be a list of numpy's random generators, got {state.rngs!r}")
         if not isinstance(state.memory, tuple) or len(state.memory) != len(self.memory_state):
             raise ValueError(f"state.memory must be a tuple of {len(self.memory_state)} tensors, got {state.memory!r}")
-        greatest = {"tiles": self.reward.lap_tiles + LAP_TOLERANCE, "cursor": NOISE_BLOCK}
+        goal = self.reward.goal
+        greatest = {"gained": 0.0 if goal is None else goal + GOAL_TOLERANCE, "cursor": NOISE_BLOCK}
         theirs = state.arrays()
         for name, mine in self._present().arrays().items():
             its, shape, most = theirs[name], (len(state), *mine.shape[1:]), greatest.get(name, STATE_LIMIT)
@@ -235,11 +236,11 @@ class Dream:
         """Advance every lane.
 
         Args:
-            actions: ``(N, A)``, inside the action space.
+            actions: ``(N, A)``, inside the action space; choices are one-hot.
             running: which lanes use up their noise, ``(N,)``, all by default; the others must be reset afterwards.
 
         Returns:
-            reward ``(N,)``, whether the step failed, and whether it finished the lap.
+            reward ``(N,)``, whether the memory ended the episode, and whether it reached the goal.
         """
         memory, reward = self.world_model.memory, self.reward
         self.memory_state = memory.step(self.z, torch.from_numpy(actions).to(self.device), self.memory_state)
@@ -254,15 +255,19 @@ class Dream:
             )
             threshold = noise[:, latents]
         # what follows are a few numbers a lane: numpy takes a fraction of torch's time for them
-        failed = threshold < prediction.end_logit.sigmoid().cpu().numpy()
-        tiles = np.minimum(prediction.tiles.cpu().numpy(), reward.lap_tiles - self.tiles)
-        self.tiles = self.tiles + tiles
-        finished = (self.tiles >= reward.lap_tiles - LAP_TOLERANCE) & ~failed
-        pay = np.where(failed, reward.failure, tiles.astype(np.float64) * reward.scale + reward.per_step)
+        ended = threshold < prediction.end_logit.sigmoid().cpu().numpy()
+        gain, finished = prediction.gain.cpu().numpy(), np.zeros(self.lanes, dtype=bool)
+        if reward.goal is not None:
+            gain = np.minimum(gain, reward.goal - self.gained)
+            self.gained = self.gained + gain
+            finished = (self.gained >= reward.goal - GOAL_TOLERANCE) & ~ended
+        pay = gain.astype(np.float64) * reward.scale + reward.per_step
+        if reward.end is not None:
+            pay = np.where(ended, reward.end, pay)
         if prediction.disagreement is not None:
             self.disagreement = prediction.disagreement.cpu().numpy().astype(np.float64)
             pay -= self.disagreement_penalty * self.disagreement
-        return pay, failed, finished
+        return pay, ended, finished
 
     def get_state(self, lanes: Sequence[int] | slice = slice(None)) -> DreamState:
         """Return a copy of some lanes' present moments."""
@@ -274,7 +279,7 @@ class Dream:
         return (self.world_model.vae.decode(self.z[lanes]) * 255).round().to(torch.uint8).cpu().numpy()
 
     def _present(self) -> DreamState:
-        return DreamState(self.z, self.memory_state, self.tiles, self.rngs, self.noise, self.cursor)
+        return DreamState(self.z, self.memory_state, self.gained, self.rngs, self.noise, self.cursor)
 
     def _draw(self, running: npt.NDArray[np.bool_] | None) -> npt.NDArray[np.float32]:
         """Return the next row of noise of each running lane, ``(N, 2 Z + 1)``; other rows mean nothing."""

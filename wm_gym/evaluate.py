@@ -11,7 +11,11 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
+from wm_gym.car_racing import CAR_RACING
 from wm_gym.policies import Policy
+
+FINISHED = ("lap_finished", "is_success")
+"""What envs call it in their info whether an end is a success; the first is CarRacing's."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,7 @@ class EpisodeResult:
         score: sum of its rewards.
         steps: its length.
         terminated: whether it ended before the time limit.
-        lap_finished: whether it ended with a finished lap.
+        finished: whether its end was a success; None where it did not end, or the env does not say.
     """
 
     index: int
@@ -32,7 +36,7 @@ class EpisodeResult:
     score: float
     steps: int
     terminated: bool
-    lap_finished: bool
+    finished: bool | None
 
 
 class OneThread(gym.Wrapper):
@@ -114,10 +118,11 @@ def rollout(
         for lane in np.flatnonzero(episode_start):
             index = int(running[lane])
             if index < len(tracks):
-                lap_finished = bool(terminated[lane] and info["lap_finished"][lane])
+                told = next((name for name in FINISHED if name in info), None)
+                finished = bool(info[told][lane]) if told and terminated[lane] else None
                 left -= 1
                 yield EpisodeResult(
-                    index, tracks[index], float(score[lane]), int(steps[lane]), bool(terminated[lane]), lap_finished
+                    index, tracks[index], float(score[lane]), int(steps[lane]), bool(terminated[lane]), finished
                 )
             running[lane], following = following, following + 1
         if left == 0:
@@ -127,8 +132,13 @@ def rollout(
             observation = reset(options={"reset_mask": episode_start.copy()})
 
 
-def summarize(results: Sequence[EpisodeResult]) -> dict[str, float]:
-    """Return mean, standard deviation, median, least and greatest score, and the share of episodes at 900 or more."""
+def summarize(results: Sequence[EpisodeResult], solved: float | None = CAR_RACING.solved) -> dict[str, float]:
+    """Return mean, standard deviation, median, least and greatest score, and the share of episodes that are solved.
+
+    Args:
+        results: at least one.
+        solved: score from which on an episode is; the share of CarRacing's is called ``share_900``. None for no share.
+    """
     scores = np.array([result.score for result in results])
     return {
         "episodes": len(scores),
@@ -137,5 +147,5 @@ def summarize(results: Sequence[EpisodeResult]) -> dict[str, float]:
         "median": float(np.median(scores)),
         "min": float(scores.min()),
         "max": float(scores.max()),
-        "share_900": float((scores >= 900).mean()),
+        **({} if solved is None else {f"share_{solved:g}": float((scores >= solved).mean())}),
     }

@@ -6,6 +6,8 @@ The artifact's config names the version it was trained with.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -13,15 +15,19 @@ import torch
 INPUT_SIZE = 64
 """Height and width of the encoder's input, in pixels."""
 
-VERSIONS = {"crop84": slice(0, 84), "full96": slice(0, 96), "gauges96": slice(0, 96)}
-"""Version name -> the rows of the 96x96 frame that are kept (rows 84 to 95 are CarRacing's score and gauges).
+VERSIONS = ("crop84", "full96", "gauges96", "whole")
+"""What is kept of a frame: "whole" is all of a frame of any size, the others are for CarRacing's.
 
-"gauges96" keeps the gauges (speed, wheels, steering, rotation) and blanks the score beside them: its digits tell
-nothing of the car, and a VAE would spend its bits on them.
+Rows 84 to 95 of its 96x96 frame are its score and gauges. "crop84" cuts them off. "gauges96" keeps the gauges (speed,
+wheels, steering, rotation) and blanks the score beside them: its digits tell nothing of the car, and a VAE would spend
+its bits on them. "full96" keeps all.
 """
 
 PANEL_ROW, SCORE = 84, (slice(84, 96), slice(0, 11))
 """First row of the panel, and where the score stands in it, in the 96x96 frame."""
+
+CAR_RACING_FRAME = (96, 96)
+"""Height and width of CarRacing's frame."""
 
 
 def area_weights(source: int, target: int) -> tuple[npt.NDArray[np.float32], int]:
@@ -38,8 +44,10 @@ def area_weights(source: int, target: int) -> tuple[npt.NDArray[np.float32], int
 
 
 def gauge_rows(version: str) -> slice:
-    """Return the rows of the encoder's input that show the panel: none for "crop84"."""
-    kept = VERSIONS[version].stop
+    """Return the rows of the encoder's input that show the panel: none for "crop84" and "whole"."""
+    if version == "whole":
+        return slice(INPUT_SIZE, INPUT_SIZE)
+    kept, _ = kept_size(version, CAR_RACING_FRAME)
     return slice(min(PANEL_ROW, kept) * INPUT_SIZE // kept, INPUT_SIZE)
 
 
@@ -62,11 +70,23 @@ def check_version(version: str) -> None:
         raise ValueError(f"unknown frame version {version!r}: expected one of {sorted(VERSIONS)}")
 
 
+def kept_size(version: str, frame: tuple[int, int]) -> tuple[int, int]:
+    """Return height and width of what a version keeps of a frame of this height and width.
+
+    Raises:
+        ValueError: for an unknown version, or one that is not for frames of this size.
+    """
+    check_version(version)
+    if version != "whole" and frame != CAR_RACING_FRAME:
+        raise ValueError(f'frames of {frame} need the version "whole", got {version!r}, which is for CarRacing\'s')
+    return (PANEL_ROW, frame[1]) if version == "crop84" else frame
+
+
 def encoder_input(frames: npt.NDArray[np.uint8], version: str = "crop84") -> npt.NDArray[np.uint8]:
     """Crop, blank and shrink frames for the encoder, by exact area averaging rounded half up.
 
     Args:
-        frames: uint8 array ``(..., 96, 96, 3)``.
+        frames: uint8 array ``(..., H, W, 3)``.
         version: what is kept, see `VERSIONS`.
 
     Returns:
@@ -76,24 +96,28 @@ def encoder_input(frames: npt.NDArray[np.uint8], version: str = "crop84") -> npt
         ValueError: for another dtype or shape, or an unknown version.
     """
     check_version(version)
-    if frames.dtype != np.uint8 or frames.shape[-3:] != (96, 96, 3):
-        raise ValueError(f"expected uint8 frames (..., 96, 96, 3), got {frames.dtype} {frames.shape}")
+    size = frames.shape[-3:-1] if version == "whole" else CAR_RACING_FRAME
+    if frames.dtype != np.uint8 or frames.ndim < 3 or frames.shape[-3:] != (*size, 3) or 0 in size:
+        expected = f"(..., {', '.join(map(str, size)) or 'height, width'}, 3)"
+        raise ValueError(f"expected uint8 frames {expected} of version {version!r}, got {frames.dtype} {frames.shape}")
+    height, width = kept_size(version, size)
     if version == "gauges96":
         frames = frames.copy()
         frames[..., *SCORE, :] = 0
-    rows = frames[..., VERSIONS[version], :, :]
-    lead, height = rows.shape[:-3], rows.shape[-3]
-    vertical, rows_sum = _VERTICAL[height]
+    rows, lead = frames[..., :height, :, :], frames.shape[:-3]
+    vertical, horizontal, area = _weights(height, width)
     # torch's products and not numpy's: they keep to the threads that torch was given
-    shrunk = vertical @ torch.from_numpy(np.ascontiguousarray(rows)).reshape(*lead, height, 96 * 3).float()
-    shrunk = (shrunk @ _HORIZONTAL).reshape(*lead, INPUT_SIZE, INPUT_SIZE, 3)
-    area = rows_sum * _COLUMNS_SUM
-    # every sum is an integer below 2**24, so float32 holds it exactly
+    shrunk = vertical @ torch.from_numpy(np.ascontiguousarray(rows)).reshape(*lead, height, width * 3).to(vertical)
+    shrunk = (shrunk @ horizontal).reshape(*lead, INPUT_SIZE, INPUT_SIZE, 3)
     return shrunk.add_(area // 2).div_(area).to(torch.uint8).numpy()
 
 
-_VERTICAL = {
-    size: (torch.from_numpy(weights), total) for size in (84, 96) for weights, total in [area_weights(size, INPUT_SIZE)]
-}
-_COLUMNS_SUM = _VERTICAL[96][1]
-_HORIZONTAL = torch.kron(_VERTICAL[96][0].T.contiguous(), torch.eye(3))  # (96 · 3, 64 · 3): colours do not mix
+@lru_cache(maxsize=8)
+def _weights(height: int, width: int) -> tuple[torch.Tensor, torch.Tensor, int]:
+    """Return weights of rows ``(64, H)`` and, for each colour alone, of columns ``(3 W, 3 · 64)``; and their total."""
+    (rows, rows_sum), (columns, columns_sum) = area_weights(height, INPUT_SIZE), area_weights(width, INPUT_SIZE)
+    area = rows_sum * columns_sum
+    # every sum is an integer that its type holds exactly
+    exact = torch.float32 if 256 * area < 2**24 else torch.float64
+    horizontal = torch.kron(torch.from_numpy(columns).T.contiguous(), torch.eye(3))
+    return torch.from_numpy(rows).to(exact), horizontal.to(exact), area

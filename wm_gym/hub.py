@@ -33,7 +33,7 @@ pipeline_tag: reinforcement-learning
 tags:
 - world-model
 - gymnasium
-- CarRacing-v3
+- {env}
 ---
 
 """
@@ -116,7 +116,7 @@ def push(
         raise ImportError(f"{to}: {INSTALL}") from error
     name, api = str(to), HfApi()
     with TemporaryDirectory() as folder:
-        _write(Path(folder), name, model, controller, results, note, HEADER)
+        _write(Path(folder), name, model, controller, results, note, HEADER.format(env=model.config.task.env))
         try:
             api.create_repo(name, private=private, exist_ok=True)
             commit = api.upload_folder(

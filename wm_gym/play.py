@@ -20,7 +20,7 @@ import pygame
 import torch
 
 import wm_gym
-from wm_gym.actions import keys_action
+from wm_gym.car_racing import keys_action
 from wm_gym.policies import State, lanes_of
 
 NO_DISPLAY = ("offscreen", "dummy")
@@ -209,7 +209,7 @@ def main(args: Args) -> None:
     with recording as video, Screen(env, video) as screen:
         policy = Keyboard(env.observation_space) if args.hands else wm_gym.load_policy(args.policy, env, args.seed)
         for episode in wm_gym.rollout(screen, policy, range(args.seed, args.seed + args.episodes)):
-            lap = ", lap finished" if episode.lap_finished else ""
+            lap = ", lap finished" if episode.finished else ""
             print(f"seed {episode.seed}: score {episode.score:.1f} in {episode.steps} steps{lap}", flush=True)
             if screen.closed:
                 break

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import gymnasium as gym
 import numpy as np
 
-from wm_gym.actions import rescale
+from wm_gym.actions import draw_action, rescale
 
 State = tuple[np.ndarray, ...] | None
 
@@ -39,11 +38,11 @@ class RandomPolicy:
 
     Args:
         observation_space: tells one observation from a batch.
-        action_space: a bounded Box.
+        action_space: a bounded Box, or Discrete.
         seed: of the policy's own random stream.
     """
 
-    def __init__(self, observation_space: gym.Space, action_space: gym.spaces.Box, seed: int | None = None) -> None:
+    def __init__(self, observation_space: gym.Space, action_space: gym.Space, seed: int | None = None) -> None:
         self.observation_space = observation_space
         self.space = action_space
         self.rng = np.random.default_rng(seed)
@@ -56,105 +55,7 @@ class RandomPolicy:
         deterministic: bool = False,
     ) -> tuple[np.ndarray, State]:
         """Return one action for each observation."""
-        lanes = lanes_of(observation, self.observation_space)
-        action = self.rng.uniform(self.space.low, self.space.high, size=(*lanes, *self.space.shape))
-        return action.astype(np.float32), state
-
-
-class ScriptedDriver:
-    """A pure-pursuit driver that reads the track and the car's pose from CarRacing itself.
-
-    It sees what an agent does not, so everything trained on its drives is labelled "privileged".
-
-    Args:
-        env: a CarRacing env, wrapped or not.
-        top_speed: in metres per second.
-        grip: lateral acceleration that it trusts in a bend, in metres per second squared.
-        braking: deceleration that it trusts before a bend, in metres per second squared.
-        offset: how far it keeps to the right of the road's middle, in metres; the road is 13.3 m wide.
-        horizon: how far ahead it looks for bends, in metres, at least 7; a frame shows 37.
-        bend_gas: most gas that it gives while it steers hard.
-        tremor: standard deviation of the noise on its steering and gas.
-        seed: of that noise.
-
-    Raises:
-        TypeError: for an env that has no track and car.
-    """
-
-    def __init__(
-        self,
-        env: gym.Env,
-        top_speed: float = 70.0,
-        grip: float = 120.0,
-        braking: float = 40.0,
-        offset: float = 0.0,
-        horizon: float = 140.0,
-        bend_gas: float = 0.3,
-        tremor: float = 0.0,
-        seed: int | np.random.Generator | None = None,
-    ) -> None:
-        self.env: Any = env.unwrapped
-        self.observation_space = env.observation_space
-        if not hasattr(self.env, "car"):
-            raise TypeError(f"a scripted driver needs CarRacing's track and car, got {self.env}")
-        self.top_speed, self.grip, self.braking, self.offset = top_speed, grip, braking, offset
-        self.horizon, self.bend_gas, self.tremor = horizon, bend_gas, tremor
-        self.rng = np.random.default_rng(seed)
-
-    @classmethod
-    def varied(cls, env: gym.Env, seed: int | None) -> ScriptedDriver:
-        """Return one of many drivers: slow and far too fast, careful and reckless, calm and with trembling hands.
-
-        None looks for bends beyond what a frame shows. From drivers who do, a dream learns that fast cars meet no
-        bends, and then its own fast cars meet none.
-        """
-        rng = np.random.default_rng(seed)
-        return cls(
-            env,
-            top_speed=rng.uniform(25, 110),
-            grip=rng.uniform(60, 200),
-            braking=rng.uniform(20, 80),
-            offset=rng.uniform(-5, 5),
-            horizon=rng.uniform(14, 35),
-            bend_gas=rng.uniform(0.1, 0.7),
-            tremor=rng.uniform(0, 0.4),
-            seed=rng.spawn(1)[0],
-        )
-
-    def predict(
-        self,
-        observation: np.ndarray,
-        state: State = None,
-        episode_start: np.ndarray | None = None,
-        deterministic: bool = False,
-    ) -> tuple[np.ndarray, State]:
-        """Return the action for the env's present state; the observation is not looked at."""
-        track = np.array(self.env.track)  # (N, 4): alpha, heading, x, y of each tile
-        hull = self.env.car.hull
-        speed = hull.linearVelocity.length
-        offsets = track[:, 2:4] - np.array(hull.position)
-        nearest = int(np.argmin((offsets**2).sum(axis=1)))
-
-        ahead = (nearest + int(2.5 + 0.08 * speed)) % len(track)
-        right = np.array([math.cos(track[ahead, 1]), math.sin(track[ahead, 1])])
-        target = offsets[ahead] + self.offset * right
-        forward = np.array(hull.GetWorldVector((0, 1)))
-        angle = math.atan2(forward[0] * target[1] - forward[1] * target[0], float(forward @ target))
-
-        tile = 3.5  # metres
-        heading = track[(nearest + np.arange(round(self.horizon / tile))) % len(track), 1]
-        turns = (np.diff(heading) + np.pi) % (2 * np.pi) - np.pi
-        window = min(8, len(turns))  # tiles of a bend
-        curvature = np.abs(np.convolve(turns, np.ones(window) / window, "valid")) / tile
-        distance = tile * np.arange(len(curvature))
-        allowed = np.sqrt(self.grip / np.maximum(curvature, 1e-3) + 2 * self.braking * distance).min()
-        missing = min(self.top_speed, float(allowed)) - speed
-
-        gas = np.clip(0.2 * missing, 0, self.bend_gas if abs(angle) > 0.3 else 1)
-        brake = np.clip(-0.05 * missing, 0, 0.8)
-        steering, gas = self.tremor * self.rng.standard_normal(2) + (-angle, gas)
-        action = np.clip((steering, gas, brake), (-1, 0, 0), 1).astype(np.float32)
-        return np.broadcast_to(action, (*lanes_of(observation, self.observation_space), 3)).copy(), state
+        return draw_action(self.space, self.rng, lanes_of(observation, self.observation_space)), state
 
 
 class ActionBursts:
@@ -164,7 +65,7 @@ class ActionBursts:
 
     Args:
         policy: whose actions are disturbed.
-        action_space: a bounded Box.
+        action_space: a bounded Box, or Discrete.
         rate: probability that a burst starts at a step.
         length: a burst lasts 1 to this many steps.
         seed: of the bursts' random stream.
@@ -173,12 +74,11 @@ class ActionBursts:
     def __init__(
         self, policy: Policy, action_space: gym.Space, rate: float, length: int, seed: int | None = None
     ) -> None:
-        if not isinstance(action_space, gym.spaces.Box):
-            raise ValueError(f"bursts need a Box of actions, got {action_space}")
+        draw_action(action_space, np.random.default_rng())  # refuses other spaces
         self.policy, self.space, self.rate, self.length = policy, action_space, rate, length
         self.rng = np.random.default_rng(seed)
         self.left = 0
-        self.burst = np.zeros(action_space.shape, dtype=np.float32)
+        self.burst: Any = None
 
     def predict(
         self,
@@ -191,11 +91,16 @@ class ActionBursts:
         action, state = self.policy.predict(observation, state, episode_start, deterministic)
         if self.left == 0 and self.rng.random() < self.rate:
             self.left = int(self.rng.integers(1, self.length + 1))
-            self.burst = self.rng.uniform(self.space.low, self.space.high).astype(np.float32)
+            self.burst = draw_action(self.space, self.rng)
         if self.left > 0:
             self.left -= 1
             action = np.broadcast_to(self.burst, np.shape(action)).copy()
         return action, state
+
+
+def unit_box(space: gym.spaces.Box) -> gym.spaces.Box:
+    """Return a Box of the same shape from -1 to 1."""
+    return gym.spaces.Box(-1.0, 1.0, space.shape, np.float32)
 
 
 class RescaledPolicy:
@@ -236,13 +141,13 @@ def load_policy(name: str | Path, env: gym.Env | gym.vector.VectorEnv, seed: int
         observation_space, action_space = env.single_observation_space, env.single_action_space
     else:
         observation_space, action_space = env.observation_space, env.action_space
-    if not isinstance(action_space, gym.spaces.Box):
-        raise ValueError(f"policies act in a Box, got an env of {action_space}")
     if name == "random":
         return RandomPolicy(observation_space, action_space, seed)
     if name in ("scripted", "scripted-varied"):
         if isinstance(env, gym.vector.VectorEnv):
             raise ValueError("a scripted driver drives a single env")
+        from wm_gym.car_racing import ScriptedDriver
+
         return ScriptedDriver(env) if name == "scripted" else ScriptedDriver.varied(env, seed)
     if str(name).endswith(".zip"):
         return _load_sb3(Path(name), observation_space, action_space)
@@ -250,16 +155,15 @@ def load_policy(name: str | Path, env: gym.Env | gym.vector.VectorEnv, seed: int
 
     controller = Controller.from_pretrained(name)
     config = controller.config
-    acts = gym.spaces.Box(np.array(config.low, np.float32), np.array(config.high, np.float32))
-    if observation_space.shape != (config.observation_size,) or action_space != acts:
+    if observation_space.shape != (config.observation_size,) or action_space != config.actions.space:
         raise ValueError(
-            f"the controller {name} maps {config.observation_size} observations to {acts}, "
+            f"the controller {name} maps {config.observation_size} observations to {config.actions.space}, "
             f"but the env has {observation_space} and {action_space}"
         )
     return controller
 
 
-def _load_sb3(path: Path, observation_space: gym.Space, action_space: gym.spaces.Box) -> Policy:
+def _load_sb3(path: Path, observation_space: gym.Space, action_space: gym.Space) -> Policy:
     """Load a model of the Stable-Baselines3 algorithm that its file name starts with (``ppo_dream.zip``).
 
     The zip's pickles run here, whatever they hold.
@@ -277,7 +181,8 @@ def _load_sb3(path: Path, observation_space: gym.Space, action_space: gym.spaces
     model: Any = kind.load(path, device="cpu")
     if model.observation_space == observation_space and model.action_space == action_space:
         return model
-    if model.observation_space == observation_space and model.action_space == gym.spaces.Box(-1, 1, action_space.shape):
+    seen = model.observation_space == observation_space
+    if seen and isinstance(action_space, gym.spaces.Box) and model.action_space == unit_box(action_space):
         return RescaledPolicy(model, action_space)
     raise ValueError(
         f"{path} was trained on {model.observation_space} and {model.action_space}, "

@@ -21,6 +21,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvIndices,
 
 from wm_gym.actions import rescale
 from wm_gym.evaluate import make_lanes
+from wm_gym.policies import unit_box
 
 ALGORITHMS = {
     "stable_baselines3": ("A2C", "DDPG", "PPO", "SAC", "TD3"),
@@ -70,10 +71,10 @@ class SB3VecEnv(VecEnv):
     Args:
         envs: with autoreset DISABLED or SAME_STEP.
         rescale_actions: show the agent a Box from -1 to 1 instead of the env's own bounded Box: most algorithms begin
-            with actions around 0, which must not be the bound of gas and brake.
+            with actions around 0, which must not be the bound of gas and brake. Choices stay as they are.
 
     Raises:
-        ValueError: for a vector env of autoreset mode NEXT_STEP, and for rescaling what is no bounded Box.
+        ValueError: for a vector env of autoreset mode NEXT_STEP, and for rescaling an unbounded Box.
     """
 
     def __init__(self, envs: VectorEnv, rescale_actions: bool = True) -> None:
@@ -86,10 +87,10 @@ class SB3VecEnv(VecEnv):
             )
         space: gym.Space = envs.single_action_space
         self.box: gym.spaces.Box | None = None
-        if rescale_actions:
+        if rescale_actions and not isinstance(space, gym.spaces.Discrete):
             if not isinstance(space, gym.spaces.Box) or not space.is_bounded():
                 raise ValueError(f"only a bounded Box can be rescaled, got {space}: pass rescale_actions=False")
-            self.box, space = space, gym.spaces.Box(-1.0, 1.0, space.shape, np.float32)
+            self.box, space = space, unit_box(space)
         self.actions: np.ndarray = np.zeros(0)
         super().__init__(envs.num_envs, envs.single_observation_space, space)
 

@@ -14,11 +14,14 @@ from torch import Tensor, nn
 
 from wm_gym import artifact
 from wm_gym.artifact import ArtifactError
-from wm_gym.frames import check_version
+from wm_gym.car_racing import CAR_RACING, lap_reward
+from wm_gym.frames import kept_size
 from wm_gym.models.kinds import AnyMemory, make_memory, read_sizes, write_sizes
 from wm_gym.models.mdn_rnn import MDNRNNConfig
 from wm_gym.models.memory import MemoryConfig, State, put, select
 from wm_gym.models.vae import VAE, VAEConfig
+from wm_gym.reward import RewardConfig
+from wm_gym.tasks import TaskConfig
 
 if TYPE_CHECKING:
     from wm_gym.models.controller import Controller
@@ -33,30 +36,6 @@ COPYING = 64
 
 
 @dataclass(frozen=True)
-class RewardConfig:
-    """How a dream pays: reward = tiles · scale + per_step, or ``failure`` at a step that ends in failure.
-
-    Attributes:
-        scale: paid for a tile: 1000 / lap_tiles.
-        per_step: paid for every step.
-        failure: paid instead for the step that leaves the playfield.
-        lap_tiles: tiles of a lap: the mean track length; a dream that paid for so many is finished.
-    """
-
-    scale: float = 1000 / 295
-    per_step: float = -0.1
-    failure: float = -100.0
-    lap_tiles: float = 295.0
-
-    def __post_init__(self) -> None:
-        values = (self.scale, self.per_step, self.failure, self.lap_tiles)
-        largest = artifact.LARGEST_VALUE
-        finite = all(isinstance(value, (int, float)) and -largest <= value <= largest for value in values)
-        if not finite or self.lap_tiles <= 0:
-            raise ValueError(f"rewards are finite numbers up to {largest}, and a lap has tiles, got {self}")
-
-
-@dataclass(frozen=True)
 class WorldModelConfig:
     """What must be known to use the weights.
 
@@ -66,6 +45,7 @@ class WorldModelConfig:
         vae: sizes of V.
         memory: sizes of M, whose class is M's kind.
         reward: how the dream pays.
+        task: the real env.
         training: how it was trained, on which seeds, and what was measured; JSON-able.
     """
 
@@ -73,15 +53,27 @@ class WorldModelConfig:
     latent: str = "sample"
     vae: VAEConfig = field(default_factory=VAEConfig)
     memory: MemoryConfig = field(default_factory=MDNRNNConfig)
-    reward: RewardConfig = field(default_factory=RewardConfig)
+    reward: RewardConfig = field(default_factory=lap_reward)
+    task: TaskConfig = CAR_RACING
     training: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        check_version(self.frames)
+        self.picture  # noqa: B018 (raises for a version that is not for these frames)
         if self.latent not in LATENTS:
             raise ValueError(f"unknown latent {self.latent!r}: expected one of {LATENTS}")
         if self.vae.latent_size != self.memory.latent_size:
             raise ValueError(f"V has {self.vae.latent_size} latents, but M has {self.memory.latent_size}")
+        if self.memory.action_size != self.task.actions.size:
+            raise ValueError(
+                f"action_size is {self.memory.action_size}, but {self.task.env} has {self.task.actions.size} actions"
+            )
+        if self.memory.counts != (self.reward.goal is not None):
+            raise ValueError(f"gains are counts where there is a goal, got {self.memory} and {self.reward}")
+
+    @property
+    def picture(self) -> tuple[int, int]:
+        """Height and width of what V sees of the real env's frame."""
+        return kept_size(self.frames, self.task.frame)
 
     @property
     def observation_size(self) -> int:
@@ -95,6 +87,8 @@ class WorldModelConfig:
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> WorldModelConfig:
         """Build a config from JSON; raises KeyError, TypeError or ValueError for what does not fit."""
+        if fields["format_version"] == 1:
+            fields = _from_format_1(fields)
         vae = dict(fields["vae"])
         return cls(
             frames=fields["frames"],
@@ -102,8 +96,16 @@ class WorldModelConfig:
             vae=artifact.build(VAEConfig, {**vae, "channels": tuple(vae["channels"])}),
             memory=read_sizes(fields["memory"]),
             reward=artifact.build(RewardConfig, fields["reward"]),
+            task=TaskConfig.from_dict(fields["task"]),
             training=fields["training"],
         )
+
+
+def _from_format_1(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return JSON of today's format for that of CarRacing alone, whose memories count tiles and whose goal is a lap."""
+    names = {"failure": "end", "lap_tiles": "goal"}
+    reward = {names.get(name, name): value for name, value in fields["reward"].items()}
+    return {**fields, "reward": reward, "memory": {**fields["memory"], "counts": True}, "task": asdict(CAR_RACING)}
 
 
 @dataclass(frozen=True)
@@ -116,13 +118,13 @@ class Starts:
         z: ``(S, W + 1, Z)``; the start's own latent is ``z[i, length[i]]``.
         actions: ``(S, W, A)``.
         length: ``(S,)``, steps of each window; 0 for the start of an episode, where h = 0.
-        tiles: ``(S,)``, tiles visited before the start.
+        gained: ``(S,)``, sum of the gains before the start where there is a goal, 0 elsewhere.
     """
 
     z: npt.NDArray[np.float32]
     actions: npt.NDArray[np.float32]
     length: npt.NDArray[np.int64]
-    tiles: npt.NDArray[np.float32]
+    gained: npt.NDArray[np.float32]
 
     def __len__(self) -> int:
         return len(self.length)
@@ -234,7 +236,8 @@ class WorldModel:
             vae, memory = VAE(config.vae), make_memory(config.memory)
         _fill(vae, folder / "vae.safetensors", device)
         _fill(memory, folder / "memory.safetensors", device)
-        return cls(config, vae, memory, _read_starts(folder / "starts.safetensors", config, memory))
+        starts = _read_starts(folder / "starts.safetensors", config, memory, fields["format_version"])
+        return cls(config, vae, memory, starts)
 
     @classmethod
     def from_pretrained(cls, name: str | Path = "car_racing", device: str | torch.device = "cpu") -> WorldModel:
@@ -268,22 +271,24 @@ def _arrays(module: nn.Module) -> artifact.Arrays:
     return {name: tensor.detach().cpu().numpy().astype(np.float16) for name, tensor in module.state_dict().items()}
 
 
-def _read_starts(path: Path, config: WorldModelConfig, memory: AnyMemory) -> Starts:
+def _read_starts(path: Path, config: WorldModelConfig, memory: AnyMemory, version: int) -> Starts:
     """Read the starts, and check that dreams can begin at them with what they take."""
     z, a = config.vae.latent_size, config.memory.action_size
-    shapes = {"z": (None, None, z), "actions": (None, None, a), "length": (None,), "tiles": (None,)}
-    starts = Starts(**artifact.read_arrays(path, shapes, integers=["length"]))
+    gained = "gained" if version > 1 else "tiles"
+    shapes = {"z": (None, None, z), "actions": (None, None, a), "length": (None,), gained: (None,)}
+    arrays = artifact.read_arrays(path, shapes, integers=["length"])
+    starts = Starts(**{"gained": arrays.pop(gained)}, **arrays)
     steps = starts.actions.shape[1]
     if (
-        not {len(starts.z), len(starts.actions), len(starts.tiles)} == {len(starts)}
+        not {len(starts.z), len(starts.actions), len(starts.gained)} == {len(starts)}
         or starts.z.shape[1] != steps + 1
         or not ((starts.length >= 0) & (starts.length <= steps)).all()
         or not (starts.length == 0).any()
     ):
         raise ArtifactError(f"{path}: the windows' lengths do not fit together")
-    lap = config.reward.lap_tiles
-    if not ((starts.tiles >= 0) & (starts.tiles <= lap * 1.001)).all():  # float16 rounds them by half of that
-        raise ArtifactError(f"{path}: the tiles before a start are not from 0 to a lap's {lap}")
+    goal = config.reward.goal or 0.0
+    if not ((starts.gained >= 0) & (starts.gained <= goal * 1.001)).all():  # float16 rounds them by half of that
+        raise ArtifactError(f"{path}: what was gained before a start is not from 0 to the goal's {goal}")
     lanes = max(len(starts), 32)  # fewer take as long
     weights, values = sum(weights.numel() for weights in memory.parameters()), config.memory.lane_size
     products = lanes * steps * (weights + COPYING * values)

@@ -17,6 +17,7 @@ from wm_gym.checks import check_options, check_running
 from wm_gym.dream import DreamState
 from wm_gym.frames import encoder_input
 from wm_gym.models.vae import sample_latent
+from wm_gym.tasks import progress
 from wm_gym.world_model import WorldModel
 
 Observation = npt.NDArray[np.float32]
@@ -34,9 +35,12 @@ class VAELatentObservation(gym.ObservationWrapper, gym.utils.RecordConstructorAr
     stream of the wrapper's own, seeded by ``reset(seed=...)``.
 
     Args:
-        env: observes 96x96 RGB frames, uint8.
+        env: observes the frames that the world model's V was trained on, uint8.
         world_model: bundled name, folder, or user/name on the Hugging Face Hub.
         device: where the encoder runs.
+
+    Attributes:
+        frame: the last frame as V sees it, uint8 ``(64, 64, 3)``.
 
     Raises:
         TypeError: for an env of other observations.
@@ -47,9 +51,10 @@ class VAELatentObservation(gym.ObservationWrapper, gym.utils.RecordConstructorAr
         gym.utils.RecordConstructorArgs.__init__(self, world_model=str(world_model), device=device)
         super().__init__(env)
         space = env.observation_space
-        if not isinstance(space, Box) or space.shape != (96, 96, 3) or space.dtype != np.uint8:
-            raise TypeError(f"VAELatentObservation needs uint8 frames (96, 96, 3), got an env of {space}")
         self.world_model = WorldModel.from_pretrained(world_model, device)
+        shape = (*self.world_model.config.task.frame, 3)
+        if not isinstance(space, Box) or space.shape != shape or space.dtype != np.uint8:
+            raise TypeError(f"VAELatentObservation needs uint8 frames {shape}, got an env of {space}")
         self.observation_space = latent_space(self.world_model.config.vae.latent_size)
         self._rng = np.random.default_rng()
 
@@ -72,7 +77,8 @@ class VAELatentObservation(gym.ObservationWrapper, gym.utils.RecordConstructorAr
     def observation(self, observation: npt.NDArray[np.uint8]) -> Observation:
         """Encode a frame."""
         config = self.world_model.config
-        frame = torch.from_numpy(encoder_input(observation, config.frames)).unsqueeze(0)
+        self.frame = encoder_input(observation, config.frames)
+        frame = torch.from_numpy(self.frame).unsqueeze(0)
         z, logvar = self.world_model.vae.encode(frame.to(self.world_model.device))
         if config.latent == "sample":
             noise = torch.from_numpy(self._rng.standard_normal((1, config.vae.latent_size), dtype=np.float32))
@@ -102,11 +108,11 @@ class RNNHiddenObservation(gym.Wrapper, gym.utils.RecordConstructorArgs):
         super().__init__(env)
         found = env.get_wrapper_attr("world_model") if world_model is None else None
         self.world_model = found or WorldModel.from_pretrained(str(world_model), device)
-        config = self.world_model.config.memory
-        if env.observation_space.shape != (config.latent_size,) or env.action_space.shape != (config.action_size,):
+        config, self._actions = self.world_model.config.memory, self.world_model.config.task.actions
+        if env.observation_space.shape != (config.latent_size,) or env.action_space != self._actions.space:
             raise TypeError(
-                f"RNNHiddenObservation needs observations ({config.latent_size},) and actions ({config.action_size},), "
-                f"got an env of {env.observation_space} and {env.action_space}"
+                f"RNNHiddenObservation needs observations ({config.latent_size},) and actions of "
+                f"{self._actions.space}, got an env of {env.observation_space} and {env.action_space}"
             )
         self.observation_space = latent_space(config.latent_size + config.hidden_size)
         self._z = np.zeros(config.latent_size, np.float32)
@@ -132,7 +138,8 @@ class RNNHiddenObservation(gym.Wrapper, gym.utils.RecordConstructorArgs):
         action = check_action(action, self.action_space)
         check_running(self._running)
         z, reward, terminated, truncated, info = self.env.step(action)
-        inputs = torch.from_numpy(np.concatenate([self._z, action])).to(self.world_model.device).unsqueeze(0)
+        inputs = torch.from_numpy(np.concatenate([self._z, self._actions.encode(action)])).unsqueeze(0)
+        inputs = inputs.to(self.world_model.device)
         z_t, a_t = inputs[:, : len(self._z)], inputs[:, len(self._z) :]
         with torch.inference_mode():
             self._state = self.world_model.memory.step(z_t, a_t, self._state)
@@ -148,11 +155,9 @@ class RNNHiddenObservation(gym.Wrapper, gym.utils.RecordConstructorArgs):
             gymnasium.error.ResetNeeded: before the first `reset`.
         """
         check_running(self._running is not None)
-        car_racing: Any = self.unwrapped
-        progress = car_racing.tile_visited_count / len(car_racing.track)
-        z = torch.from_numpy(self._z).to(self.world_model.device).unsqueeze(0)
-        tiles = progress * self.world_model.config.reward.lap_tiles
-        return DreamState.of(z, self._state, tiles, np.random.default_rng())
+        z, done, goal = torch.from_numpy(self._z), progress(self), self.world_model.config.reward.goal
+        gained = 0.0 if done is None or goal is None else done[0] / done[1] * goal
+        return DreamState.of(z.to(self.world_model.device).unsqueeze(0), self._state, gained, np.random.default_rng())
 
     def close(self) -> None:
         """End the episode, and close the env below; `reset` begins again."""

@@ -94,7 +94,7 @@ class Spoilt:
 
 INTACT = Spoilt("", "")
 SPOILT = st.builds(
-    Spoilt, st.sampled_from(["z", "memory", "tiles", "noise", "cursor", "rngs"]), st.sampled_from(sorted(CHANGES))
+    Spoilt, st.sampled_from(["z", "memory", "gained", "noise", "cursor", "rngs"]), st.sampled_from(sorted(CHANGES))
 )
 
 

@@ -189,7 +189,7 @@ MUTATIONS: dict[str, Mutation] = {
         lambda f, rng: edit_tensor(f, rng, lambda a: a.astype(np.int8), "z"), REFUSED, MODELS
     ),
     "tiles of no lap": Mutation(
-        lambda f, rng: edit_tensor(f, rng, lambda a: poke(a, rng.choice([-1, 400]), rng), "tiles"), REFUSED, MODELS
+        lambda f, rng: edit_tensor(f, rng, lambda a: poke(a, rng.choice([-1, 400]), rng), "gained"), REFUSED, MODELS
     ),
 }
 """By name."""

@@ -7,6 +7,7 @@ import os
 import shutil
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ import numpy as np
 import torch
 from safetensors.numpy import load_file, save_file
 
+from wm_gym.actions import ActionConfig
 from wm_gym.artifact import LARGEST
+from wm_gym.car_racing import CAR_RACING
 from wm_gym.models.controller import Controller, ControllerConfig
 from wm_gym.models.ensemble import EnsembleConfig
 from wm_gym.models.kinds import make_memory
@@ -47,13 +50,17 @@ def tiny_world_model(
         TRANSFORMER: TransformerConfig(*sizes, width=4, layers=2, attention_heads=2, context=3),
         ENSEMBLE: EnsembleConfig(*sizes, members=2),
     }[subject]
+    task = CAR_RACING
+    if actions != task.actions.size:
+        task = replace(task, env="Another-v0", actions=ActionConfig((0.0,) * actions, (1.0,) * actions))
     moments = Starts(
         z=rng.standard_normal((starts, 4, latents)).astype(np.float32),
         actions=rng.uniform(0, 1, (starts, 3, actions)).astype(np.float32),
         length=np.arange(starts) % 2 * 3,
-        tiles=np.arange(starts).astype(np.float32) % 2 * 20,
+        gained=np.arange(starts).astype(np.float32) % 2 * 20,
     )
-    return WorldModel(WorldModelConfig(vae=vae, memory=memory), VAE(vae), make_memory(memory), moments)
+    config = WorldModelConfig(vae=vae, memory=memory, task=task)
+    return WorldModel(config, VAE(vae), make_memory(memory), moments)
 
 
 def write_valid(folder: Path, subject: str, rng: Rng) -> None:
@@ -213,7 +220,7 @@ def change_sizes(folder: Path, rng: Rng, **sizes: int) -> None:
 def stretch(folder: Path, rng: Rng, starts: int, steps: int) -> None:
     """Put starts there of another number and length, which fit together."""
     path = folder / "starts.safetensors"
-    shapes = {"z": (starts, steps + 1, 3), "actions": (starts, steps, 3), "tiles": (starts,)}
+    shapes = {"z": (starts, steps + 1, 3), "actions": (starts, steps, 3), "gained": (starts,)}
     arrays = {name: np.zeros(shape, np.float16) for name, shape in shapes.items()}
     save_file({**arrays, "length": np.arange(starts) % 2 * steps}, path)
 

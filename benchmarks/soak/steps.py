@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 import wm_gym
 from training.workers import map_jobs
-from wm_gym.dream import LAP_TOLERANCE
+from wm_gym.dream import GOAL_TOLERANCE
 from wm_gym.world_model import Starts
 
 TEMPERATURES = (1.0, 1.5, 2.0, 3.0)
@@ -77,7 +77,7 @@ def dream(job: Dreams) -> dict[str, Any]:
     model = worlds[0].dream.world_model
     real, reward, latents = real_latents(model.starts), model.config.reward, model.config.vae.latent_size
     reach = REACH * abs(real).max()
-    most_paid = reward.lap_tiles * reward.scale + reward.per_step
+    most_paid = reward.goal * reward.scale + reward.per_step
     rng, memory = np.random.default_rng(job.seed), Memory()
     observations = [envs.reset(seed=job.seed + i * LANES)[0] for i, envs in enumerate(worlds)]
     ranges = np.tile([np.inf, -np.inf], (len(worlds), 1))
@@ -91,8 +91,8 @@ def dream(job: Dreams) -> dict[str, Any]:
             observations[i], paid, terminated, truncated, _ = envs.step(actions)
             z, h = observations[i][:, :latents], observations[i][:, latents:]
             not_finite += int((~np.isfinite(observations[i])).sum() + (~np.isfinite(paid)).sum())
-            out_of_bounds += int((abs(h) > 1).sum() + ((paid < reward.failure) | (paid > most_paid)).sum())
-            out_of_bounds += int((envs.dream.tiles > reward.lap_tiles + LAP_TOLERANCE).sum())
+            out_of_bounds += int((abs(h) > 1).sum() + ((paid < reward.end) | (paid > most_paid)).sum())
+            out_of_bounds += int((envs.dream.gained > reward.goal + GOAL_TOLERANCE).sum())
             episodes += int((terminated | truncated).sum())
             ranges[i] = min(ranges[i, 0], z.min()), max(ranges[i, 1], z.max())
             beyond_real[i] += ((z < real.min()) | (z > real.max())).sum()

@@ -240,6 +240,6 @@ def finish(env: Any) -> None:
         env.unwrapped.tile_visited_count = len(env.unwrapped.track)
     else:
         state = state_of(env)
-        lap = env.unwrapped.dream.reward.lap_tiles
-        env.reset(options={"state": replace(state, tiles=np.full_like(state.tiles, lap))})
+        lap = env.unwrapped.dream.reward.goal
+        env.reset(options={"state": replace(state, gained=np.full_like(state.gained, lap))})
     env.step(env.action_space.sample())

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 
 from wm_gym.browser.session import HANDS, Session
-from wm_gym.frames import INPUT_SIZE, VERSIONS, gauge_speed
+from wm_gym.frames import INPUT_SIZE, gauge_speed
 from wm_gym.models.memory import mixture_spread
 
 
@@ -44,25 +44,25 @@ def describe(session: Session) -> dict[str, Any]:
     """
     model = session.simulator.world_model
     z, _ = model.start_states
-    rows, starts = VERSIONS[model.config.frames], model.starts
+    starts = model.starts
     return {
         "drivers": [HANDS, *session.policies],
         "starts": [
             {"driving": bool(length), "tiles": round(float(tiles))}
-            for length, tiles in zip(starts.length, starts.tiles, strict=True)
+            for length, tiles in zip(starts.length, starts.gained, strict=True)
         ],
         "reach": z.abs().amax(dim=0).tolist(),
         "unrelated": (2 * z.var(dim=0).mean()).sqrt().item(),
         "dream": [INPUT_SIZE, INPUT_SIZE],
-        "real": [rows.stop - rows.start, 96],
+        "real": list(model.config.picture),
     }
 
 
 def draw(session: Session) -> Frame:
     """Draw the session's present moment."""
     car_racing: Any = session.real.env.unwrapped
-    rows, dream = VERSIONS[session.simulator.world_model.config.frames], session.simulator.frames()[0]
-    return Frame(dream, car_racing.state[rows], figures(session, dream))
+    (rows, _), dream = session.simulator.world_model.config.picture, session.simulator.frames()[0]
+    return Frame(dream, car_racing.state[:rows], figures(session, dream))
 
 
 @torch.inference_mode()

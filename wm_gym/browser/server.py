@@ -27,7 +27,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from wm_gym.browser.frame import describe, draw
 from wm_gym.browser.session import Session
-from wm_gym.envs.dream import FPS
+from wm_gym.car_racing import CAR_RACING
 
 HOSTS = ("127.0.0.1", "localhost")
 PAGE = {"/": "page.html", "/page.css": "page.css", "/page.js": "page.js"}
@@ -142,7 +142,7 @@ def create_app(new_session: Callable[[], Session]) -> Starlette:
                     await websocket.send_bytes(await run(tick))
                 if session.idle:
                     await changed.wait()
-                due = max(due + 1 / FPS, clock.time())
+                due = max(due + 1 / CAR_RACING.fps, clock.time())
                 await asyncio.sleep(due - clock.time())
 
         async def listen() -> None:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 
 import wm_gym
-from wm_gym.actions import keys_action
+from wm_gym.car_racing import keys_action
 from wm_gym.dream import Dream, DreamState
 from wm_gym.policies import State
 

@@ -1,4 +1,4 @@
-"""The dream as a Gymnasium env, ``DreamCarRacing-v0``."""
+"""The dream as a Gymnasium env, such as ``DreamCarRacing-v0``."""
 
 from __future__ import annotations
 
@@ -16,38 +16,35 @@ from wm_gym.envs.rendering import Window, enlarge
 from wm_gym.world_model import WorldModel
 from wm_gym.wrappers import latent_space
 
-FPS = 50
-"""CarRacing's steps per second."""
 
+def dreamt_model(name: str, device: str, task: str | None) -> WorldModel:
+    """Return the world model to dream of, by a bundled name, from a folder or from the Hub.
 
-def action_space() -> gym.spaces.Box:
-    """Return CarRacing's own action space: steering, gas, brake."""
-    return gym.spaces.Box(np.array([-1, 0, 0], np.float32), np.array([1, 1, 1], np.float32))
-
-
-def dreamt_model(name: str, device: str) -> WorldModel:
-    """Return the world model of a dream of CarRacing, by a bundled name or from a folder.
+    Args:
+        name: of the world model.
+        device: where it goes.
+        task: id of the real env that it must be of; None for any.
 
     Raises:
-        wm_gym.ArtifactError: for whatever is wrong with it, or when its memory takes other actions than CarRacing's.
+        wm_gym.ArtifactError: for whatever is wrong with it, or when it is of another env.
     """
     model = WorldModel.from_pretrained(name, device)
-    taken, given = model.config.memory.action_size, action_space().shape[0]
-    if taken != given:
-        raise ArtifactError(f"{name}: action_size is {taken} in config.json, but CarRacing has {given} actions")
+    if task is not None and model.config.task.env != task:
+        raise ArtifactError(f"{name}: a world model of {model.config.task.env}, expected one of {task}")
     return model
 
 
-class DreamCarRacing(gym.Env):
-    """CarRacing as a learned world model dreams it.
+class DreamEnv(gym.Env):
+    """A task as a learned world model dreams it: ``DreamCarRacing-v0``, and whatever `wm_gym.register_dream` registers.
 
     ## Description
     Every step is one step of the memory (the bundled one is an MDN-RNN): no physics, no pixels. Spaces and episode
-    rules are those of ``LatentCarRacing-v0``, so an agent trained in one runs in the other.
+    rules are those of the real counterpart (``LatentCarRacing-v0``), so an agent trained in one runs in the other.
+    What is CarRacing's own is told in `wm_gym.car_racing`.
 
     ## Action Space
-    CarRacing's: steering from -1 (left) to 1, gas and brake from 0 to 1. Any real dtype is taken; a value outside is a
-    ValueError that names it, and nothing happens.
+    The real env's, as the artifact's config has it: a flat, bounded Box, of which any real dtype is taken, or Discrete.
+    A value outside is a ValueError that names it, and nothing happens.
 
     ## Observation Space
     ``Box(-inf, inf, (Z + H,), float32)``: the latent z and the memory's hidden h; 32 + 256 values in the bundled model.
@@ -56,8 +53,10 @@ class DreamCarRacing(gym.Env):
     temperatures up to 3 its dreams stay within twice that.
 
     ## Rewards
-    The expected number of tiles that the step visits, times 1000 / N (N is the mean track length), -0.1 a step; -100
-    for the step that leaves the playfield. The reward is an expectation: neither temperature nor sampling changes it.
+    The gain that the memory expects of the step, times the config's scale, plus what the config pays for each step; or
+    what it pays for the step that ends the episode, if that is always the same. The reward is an expectation: neither
+    temperature nor sampling changes it. In CarRacing gains are tiles (1000 / N each, of the mean track's N), a step
+    pays -0.1, and the step that leaves the playfield -100.
     Where the memory is an ensemble, ``disagreement_penalty`` makes each step cost that times its disagreement
     (pessimism, as in MOPO, Yu et al. 2020).
 
@@ -66,20 +65,23 @@ class DreamCarRacing(gym.Env):
     ``starts="any"``, also the middle of a drive, for which the memory is first run over the real frames before it.
     ``reset(options={"start": i})`` picks one; ``reset(options={"state": s})`` continues from ``get_state()``: with the
     state's own random stream, or, given a ``seed``, into another future. The time limit then starts afresh. A state of
-    other shapes or types is refused, and one with numbers that no dream comes to: NaN, beyond ±1e6, tiles beyond a lap.
+    other shapes or types is refused, and one with numbers that no dream comes to: NaN, beyond ±1e6, beyond the goal.
 
     ## Episode Termination
-    When the world model draws an end (the car left the playfield: ``info["lap_finished"]`` is False), or when the dream
-    has paid for N tiles (True). Registered with a time limit of 1000 steps.
+    When the world model draws an end, or when the gains of the dream reach the config's goal, if it has one. In
+    CarRacing the first is a car that left the playfield (``info["lap_finished"]`` is False), the second a lap (True).
+    The time limit is registered: the real env's.
     Where the memory is an ensemble, an episode may also be truncated at a step whose disagreement exceeds
     ``disagreement_limit``: the task goes on there, but the model knows too little of it.
 
     ## Information
-    Where the memory is an ensemble, ``info["disagreement"]`` at each step: how far apart its members' means of the
-    next latent are, in units of the spread that they expect themselves (see `wm_gym.models.ensemble.Ensemble`).
+    At the end of an episode whether it was a success, where the real env says so, under the same name. Where the memory
+    is an ensemble, ``info["disagreement"]`` at each step: how far apart its members' means of the next latent are, in
+    units of the spread that they expect themselves (see `wm_gym.models.ensemble.Ensemble`).
 
     ## Arguments
     * ``world_model``: bundled name, folder, or user/name on the Hugging Face Hub.
+    * ``task``: id of the real env that the world model must be of; None, the default, for any.
     * ``temperature``: τ of the latent mixture, from 0.001 to 1000; above 1, dreams are less certain.
     * ``sampling``: "sample", or "mode" for the deterministic dream: the mean of the likeliest Gaussian, and an end
       where its probability exceeds 0.5.
@@ -98,11 +100,12 @@ class DreamCarRacing(gym.Env):
     * v0: first.
     """
 
-    metadata: dict[str, Any] = {"render_modes": ["human", "rgb_array"], "render_fps": FPS}  # noqa: RUF012 (as Env)
+    metadata: dict[str, Any] = {"render_modes": ["human", "rgb_array"]}  # noqa: RUF012 (as Env)
 
     def __init__(
         self,
-        world_model: str = "car_racing",
+        world_model: str,
+        task: str | None = None,
         temperature: float = 1.0,
         sampling: str = "sample",
         starts: str = "episode",
@@ -112,10 +115,12 @@ class DreamCarRacing(gym.Env):
         disagreement_limit: float | None = None,
     ) -> None:
         check_render_mode(render_mode, self.metadata)
-        model = dreamt_model(world_model, device)
+        model = dreamt_model(world_model, device, task)
         self.dream = Dream(model, 1, temperature, sampling, starts, disagreement_penalty, disagreement_limit)
-        self.observation_space = latent_space(self.dream.world_model.config.observation_size)
-        self.action_space = action_space()
+        self.task, self.picture = model.config.task, model.config.picture
+        self.metadata = {**self.metadata, "render_fps": self.task.fps}
+        self.observation_space = latent_space(model.config.observation_size)
+        self.action_space = self.task.actions.space
         self.render_mode = render_mode
         self._running: bool | None = None  # None before the first reset
         self._window: Window | None = None
@@ -155,12 +160,12 @@ class DreamCarRacing(gym.Env):
         """
         action = check_action(action, self.action_space)
         check_running(self._running)
-        reward, failed, finished = self.dream.step(action[None])
-        terminated, truncated = bool(failed[0] or finished[0]), bool(self.dream.doubted[0])
+        reward, ended, finished = self.dream.step(self.task.actions.encode(action)[None])
+        terminated, truncated = bool(ended[0] or finished[0]), bool(self.dream.doubted[0])
         self._running = not (terminated or truncated)
         if self.render_mode == "human":
             self.render()
-        info: dict[str, Any] = {"lap_finished": bool(finished[0])} if terminated else {}
+        info: dict[str, Any] = {self.task.finished: bool(finished[0])} if terminated and self.task.finished else {}
         if self.dream.disagreement is not None:
             info["disagreement"] = float(self.dream.disagreement[0])
         return self.dream.observation[0], float(reward[0]), terminated, truncated, info
@@ -179,10 +184,10 @@ class DreamCarRacing(gym.Env):
         if self.render_mode is None:
             gym.logger.warn('render() needs a render mode, such as gym.make(..., render_mode="rgb_array")')
             return None
-        frame = enlarge(self.dream.frames()[0], self.dream.world_model.config.frames)
+        frame = enlarge(self.dream.frames()[0], self.picture)
         if self.render_mode == "rgb_array":
             return frame
-        self._window = self._window or Window("DreamCarRacing", FPS)
+        self._window = self._window or Window(f"a dream of {self.task.env}", self.task.fps)
         self._window.show(frame)
         return None
 

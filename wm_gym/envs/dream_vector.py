@@ -16,7 +16,7 @@ from gymnasium.vector.utils import batch_space
 from wm_gym.actions import check_action
 from wm_gym.checks import check_count, check_options, check_render_mode, check_running
 from wm_gym.dream import Dream, DreamState
-from wm_gym.envs.dream import FPS, action_space, check_beginning, dreamt_model
+from wm_gym.envs.dream import check_beginning, dreamt_model
 from wm_gym.envs.rendering import enlarge
 from wm_gym.wrappers import latent_space
 
@@ -24,19 +24,20 @@ BoolArray = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.float32]
 
 
-class DreamCarRacingVector(VectorEnv):
-    """`wm_gym.envs.dream.DreamCarRacing` in N lanes that share one batched step of the networks.
+class DreamVectorEnv(VectorEnv):
+    """`wm_gym.envs.dream.DreamEnv` in N lanes that share one batched step of the networks.
 
     Each lane is what the single env would be with the same seed and actions, to rounding. ``reset(seed=s)`` gives lane
     i the random stream of s + i, a list gives each lane its own.
 
     Args:
+        world_model: as in the single env.
         num_envs: N.
-        max_episode_steps: truncates an episode after so many steps; -1 for never.
+        max_episode_steps: truncates an episode after so many steps; -1, the default, for never.
         autoreset_mode: `gymnasium.vector.AutoresetMode`, its name or its value. With DISABLED, lanes that are over are
             reset by ``reset(options={"reset_mask": mask})`` before the next step.
         render_mode: "rgb_array" decodes all lanes to a tuple of frames.
-        world_model: as in the single env.
+        task: as in the single env.
         temperature: as in the single env.
         sampling: as in the single env.
         starts: as in the single env.
@@ -48,14 +49,15 @@ class DreamCarRacingVector(VectorEnv):
     ``state`` (a `DreamState` of N lanes, or of one that is branched into every lane that is reset).
     """
 
-    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": FPS}  # noqa: RUF012 (as VectorEnv)
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"]}  # noqa: RUF012 (as VectorEnv)
 
     def __init__(
         self,
+        world_model: str,
         num_envs: int = 1,
-        max_episode_steps: int = 1000,
+        max_episode_steps: int = -1,
         autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
-        world_model: str = "car_racing",
+        task: str | None = None,
         temperature: float = 1.0,
         sampling: str = "sample",
         starts: str = "episode",
@@ -73,13 +75,14 @@ class DreamCarRacingVector(VectorEnv):
         if not isinstance(autoreset_mode, (str, AutoresetMode)) or autoreset_mode not in modes:
             raise ValueError(f"autoreset_mode must be one of {list(AutoresetMode.__members__)}, got {autoreset_mode!r}")
         self.autoreset_mode = modes[autoreset_mode]
-        self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}
-        model = dreamt_model(world_model, device)
+        model = dreamt_model(world_model, device, task)
+        self.task, self.picture = model.config.task, model.config.picture
+        self.metadata = {**self.metadata, "render_fps": self.task.fps, "autoreset_mode": self.autoreset_mode}
         self.dream = Dream(model, num_envs, temperature, sampling, starts, disagreement_penalty, disagreement_limit)
         self.num_envs, self.render_mode = num_envs, render_mode
         self.max_episode_steps = np.inf if unlimited else max_episode_steps
-        self.single_observation_space = latent_space(self.dream.world_model.config.observation_size)
-        self.single_action_space = action_space()
+        self.single_observation_space = latent_space(model.config.observation_size)
+        self.single_action_space = self.task.actions.space
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._steps = np.zeros(num_envs, dtype=np.int64)
@@ -140,14 +143,14 @@ class DreamCarRacingVector(VectorEnv):
                 'reset them with reset(options={"reset_mask": mask}) before the next step'
             )
         running = ~resetting if resetting.any() else None  # NEXT_STEP: lanes that are over reset instead
-        reward, failed, finished = self.dream.step(actions, running)
+        reward, ended, finished = self.dream.step(self.task.actions.encode(actions), running)
         doubted, disagreement = self.dream.doubted, self.dream.disagreement
         self._steps += 1
         if running is not None:
             self._restart(resetting)
-            reward, failed, finished = reward * running, failed & running, finished & running
+            reward, ended, finished = reward * running, ended & running, finished & running
             doubted &= running
-        terminated = failed | finished
+        terminated = ended | finished
         truncated = (self._steps >= self.max_episode_steps) | doubted
         self._over = terminated | truncated
         infos: dict[str, Any] = {}
@@ -160,7 +163,9 @@ class DreamCarRacingVector(VectorEnv):
         observation = self.dream.observation
         if self._over.any():
             for lane in np.flatnonzero(self._over):
-                info: dict[str, Any] = {"lap_finished": bool(finished[lane])} if terminated[lane] else {}
+                info: dict[str, Any] = {}
+                if terminated[lane] and self.task.finished:
+                    info = {self.task.finished: bool(finished[lane])}
                 if self.autoreset_mode == AutoresetMode.SAME_STEP:
                     if disagreement is not None:
                         info["disagreement"] = float(disagreement[lane])
@@ -185,7 +190,7 @@ class DreamCarRacingVector(VectorEnv):
         if self.render_mode is None:
             gym.logger.warn('render() needs a render mode: gym.make_vec(..., render_mode="rgb_array")')
             return None
-        return tuple(enlarge(frame, self.dream.world_model.config.frames) for frame in self.dream.frames())
+        return tuple(enlarge(frame, self.picture) for frame in self.dream.frames())
 
     def _restart(self, mask: BoolArray) -> None:
         """Begin new dreams in some lanes, with their own streams."""

@@ -7,22 +7,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from wm_gym.frames import VERSIONS
-
 if TYPE_CHECKING:
     import pygame
 
-SCALE = 4
-"""Window pixels for a pixel of the env's frame."""
+WIDTH = 384
+"""Pixels that an enlarged frame is at least wide, or nearly so: four for one of CarRacing's."""
 
 
-def enlarge(frame: npt.NDArray[np.uint8], version: str) -> npt.NDArray[np.uint8]:
-    """Scale an encoder-sized frame ``(64, 64, 3)`` up to the proportions of the env's: ``(4 · rows kept, 384, 3)``."""
+def enlarge(frame: npt.NDArray[np.uint8], picture: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    """Scale an encoder-sized frame ``(64, 64, 3)`` up to a multiple of the picture's height and width that V sees."""
     import pygame
 
-    rows = VERSIONS[version]
     surface = pygame.surfarray.make_surface(frame.swapaxes(0, 1))
-    large = pygame.transform.smoothscale(surface, (SCALE * 96, SCALE * (rows.stop - rows.start)))
+    height, width = (max(1, WIDTH // picture[1]) * size for size in picture)
+    large = pygame.transform.smoothscale(surface, (width, height))
     return np.ascontiguousarray(pygame.surfarray.array3d(large).swapaxes(0, 1))
 
 

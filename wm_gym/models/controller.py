@@ -12,6 +12,7 @@ import numpy.typing as npt
 from gymnasium.spaces import Box
 
 from wm_gym import artifact
+from wm_gym.actions import ActionConfig
 from wm_gym.policies import State
 
 
@@ -24,39 +25,39 @@ class ControllerConfig:
         low: lower bound of each action.
         high: upper bound of each action.
         training: how it was trained, JSON-able; kept with the weights.
+        discrete: whether it chooses one of the actions, see `wm_gym.actions.ActionConfig`.
     """
 
     observation_size: int = 288
     low: tuple[float, ...] = (-1.0, 0.0, 0.0)
     high: tuple[float, ...] = (1.0, 1.0, 1.0)
     training: dict[str, Any] = field(default_factory=dict)
+    discrete: bool = False
 
     def __post_init__(self) -> None:
         artifact.check_sizes(self, "observation_size")
-        bounds = np.array([self.low, self.high]) if len(self.low) == len(self.high) else np.zeros((2, 0))
-        fit = bounds.ndim == 2 and bounds.size > 0 and bounds.dtype.kind in "iuf"
-        with np.errstate(over="ignore"):  # what is too large for float32 becomes infinite and is refused
-            bounds = bounds.astype(np.float32) if fit else bounds
-        if not fit or not np.isfinite(bounds).all() or not (bounds[0] < bounds[1]).all():
-            raise ValueError(f"actions need finite bounds, low below high, got {self.low} and {self.high}")
+        self.actions  # noqa: B018 (raises for bounds that can't be)
 
     @classmethod
     def for_spaces(cls, observation_space: gym.Space, action_space: gym.Space) -> ControllerConfig:
         """Return the config of a controller for an env.
 
         Raises:
-            ValueError: unless observations are flat vectors and actions lie in a flat, bounded Box.
+            ValueError: unless observations are flat vectors, and actions are what `ActionConfig.of` takes.
         """
-        if not isinstance(observation_space, Box) or not isinstance(action_space, Box) or not action_space.is_bounded():
-            raise ValueError(f"a controller needs flat Boxes, got {observation_space} and {action_space}")
-        if len(observation_space.shape) != 1 or len(action_space.shape) != 1:
-            raise ValueError(f"a controller needs flat Boxes, got {observation_space} and {action_space}")
-        low, high = (tuple(float(bound) for bound in bounds) for bounds in (action_space.low, action_space.high))
-        return cls(observation_space.shape[0], low, high)
+        if not isinstance(observation_space, Box) or len(observation_space.shape) != 1:
+            raise ValueError(f"a controller needs a flat Box of observations, got {observation_space}")
+        actions = ActionConfig.of(action_space)
+        return cls(observation_space.shape[0], actions.low, actions.high, discrete=actions.discrete)
+
+    @property
+    def actions(self) -> ActionConfig:
+        """What it acts in."""
+        return ActionConfig(self.low, self.high, self.discrete)
 
     @property
     def action_size(self) -> int:
-        """Number of actions."""
+        """Length of an action as networks see it: outputs of C."""
         return len(self.low)
 
     @property
@@ -68,7 +69,8 @@ class ControllerConfig:
 class Controller:
     """One linear layer, squashed into the action space: a = clip(s · tanh(W [z, h] + b), low, high).
 
-    s is the larger of |low| and |high|. Zero weights are a zero action: the car coasts.
+    s is the larger of |low| and |high|. Zero weights are a zero action: the car coasts. Among choices it takes the one
+    whose row of W [z, h] + b is the greatest.
 
     A population has a leading dimension on its parameters, one member per lane: it acts on batches of that many
     observations, each lane with its own weights.
@@ -105,6 +107,8 @@ class Controller:
         """Return the action for an observation ``(D,)``, or actions for a batch ``(N, D)``; see `Policy`."""
         observation = np.asarray(observation, dtype=np.float32)
         action = (self.weight @ observation[..., None])[..., 0] + self.bias
+        if self.config.discrete:
+            return action.argmax(axis=-1), state
         return np.clip(self.scale * np.tanh(action), self.low, self.high), state
 
     def member(self, index: int) -> Controller:
@@ -133,6 +137,7 @@ class Controller:
                 low=tuple(fields["low"]),
                 high=tuple(fields["high"]),
                 training=fields["training"],
+                discrete=fields.get("discrete", False),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise artifact.ArtifactError(f"{folder / 'config.json'}: bad or missing field: {error!r}") from error

@@ -51,7 +51,7 @@ class Ensemble(nn.Module):
     """M LSTMs from different first weights, each with its own heads, all of which see the same z and actions.
 
     h is the members' own, one after another, and the state is ``(h, c)``, each ``(N, M, H / M)``. The ensemble dreams
-    the equal mixture of its members: for each latent dimension a mixture of M · K Gaussians, the mean of the tiles,
+    the equal mixture of its members: for each latent dimension a mixture of M · K Gaussians, the mean of the gain,
     and the mean probability of an end. Each member is trained by its own errors.
 
     The members' disagreement is the root mean square over latents of the standard deviation of their means, in units
@@ -110,7 +110,7 @@ class Ensemble(nn.Module):
             part.movedim(0, -2).flatten(-2) for part in (shifted - total.log(), each.mu, each.log_sigma)
         )
         ended, not_ended = (F.logsigmoid(sign * each.end_logit).logsumexp(0) for sign in (1, -1))
-        return Prediction(logits, mu, log_sigma, each.tiles.mean(0), ended - not_ended, (apart / own).mean(-1).sqrt())
+        return Prediction(logits, mu, log_sigma, each.gain.mean(0), ended - not_ended, (apart / own).mean(-1).sqrt())
 
     def members(self, hidden: Tensor) -> Prediction:
         """Read each member's heads from its own part of h: predictions ``(M, ...)``."""

@@ -16,7 +16,7 @@ class MDNRNNConfig(MemoryConfig):
 
 
 class MDNRNN(nn.Module):
-    """LSTM memory with heads for the next latent's mixture, the expected tiles and the end.
+    """LSTM memory with heads for the next latent's mixture, the expected gain and the end.
 
     The state is ``(h, c)``, each ``(N, H)``. See `wm_gym.models.memory.Memory` for the methods' contracts.
     """

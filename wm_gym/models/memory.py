@@ -24,19 +24,23 @@ class MemoryConfig:
         action_size: length of an action.
         hidden_size: length of h.
         mixtures: Gaussians per latent dimension.
+        counts: whether gains are counts, and can't be below 0; they are real numbers otherwise.
     """
 
     latent_size: int = 32
     action_size: int = 3
     hidden_size: int = 256
     mixtures: int = 5
+    counts: bool = True
 
     def __post_init__(self) -> None:
-        check_sizes(self, *(field.name for field in fields(self)))
+        check_sizes(self, *(field.name for field in fields(self) if field.name != "counts"))
+        if type(self.counts) is not bool:
+            raise ValueError(f"counts is {self.counts!r}, expected true or false")
 
     @property
     def outputs(self) -> int:
-        """Length of what the heads give: logits, mu and log σ of the mixture, the tiles and the end."""
+        """Length of what the heads give: logits, mu and log σ of the mixture, the gain and the end."""
         return 3 * self.latent_size * self.mixtures + 2
 
     @property
@@ -52,21 +56,26 @@ class Prediction(NamedTuple):
         logits: mixture logits of each latent dimension, ``(..., Z, K)``.
         mu: means of the components, ``(..., Z, K)``.
         log_sigma: log standard deviations of the components, ``(..., Z, K)``.
-        tiles: expected number of tiles that the step visits, ``(...)``.
-        end_logit: logit of the probability that the step ends in failure, ``(...)``.
+        gain: expected gain of the step, ``(...)``: the tiles that it visits in CarRacing.
+        end_logit: logit of the probability that the step ends the episode, but for a goal, ``(...)``.
         disagreement: of an ensemble's members, ``(...)``; None of a lone memory.
     """
 
     logits: Tensor
     mu: Tensor
     log_sigma: Tensor
-    tiles: Tensor
+    gain: Tensor
     end_logit: Tensor
     disagreement: Tensor | None = None
 
 
 class Memory(Protocol):
     """A recurrent model of latents: ``(z_t, a_t, h_t) -> h_{t+1}``, which predicts ``z_{t+1}``, reward and end."""
+
+    @property
+    def config(self) -> MemoryConfig:
+        """Its sizes."""
+        ...
 
     def initial_state(self, lanes: int) -> State:
         """Return the state before any real frame; its hidden part is zero."""
@@ -101,7 +110,7 @@ def read_heads(out: Tensor, config: MemoryConfig) -> Prediction:
         logits=logits,
         mu=mu,
         log_sigma=log_sigma.clamp(-6, 3),
-        tiles=F.softplus(out[..., -2]),
+        gain=F.softplus(out[..., -2]) if config.counts else out[..., -2],
         end_logit=out[..., -1],
     )
 

@@ -86,7 +86,7 @@ class Layer(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Causal Transformer with heads for the next latent's mixture, the expected tiles and the end.
+    """Causal Transformer with heads for the next latent's mixture, the expected gain and the end.
 
     The state is h ``(N, H)`` and, for each layer, a key-value cache of the W - 1 steps before the next one
     ``(N, W - 1, entry_size)``; steps before the first are zeros. Each layer sees a window of the layer below, so it
