@@ -152,7 +152,8 @@ def make_env(task: TaskConfig, render_mode: str | None = None, fast: bool = True
 def observe_frames(spec: EnvSpec, kwargs: Mapping[str, Any], render_mode: str | None = None) -> Any:
     """Make an env without its time limit; what observes no pictures is seen as it renders itself."""
     settings: dict[str, Any] = {**kwargs, "max_episode_steps": -1, "disable_env_checker": True}
-    env = gym.make(spec, **settings, **({} if render_mode is None else {"render_mode": render_mode}))
+    mode: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
+    env = gym.make(spec, **settings, **mode)
     if is_frame(env.observation_space):
         return env
     modes = env.metadata.get("render_modes", [])
