@@ -15,7 +15,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +36,13 @@ from training import closed_loop, open_loop
 from training.checkpoints import append_log, read_log
 from training.closed_loop import VALIDATION_SEEDS
 from training.drives import GAP_EVERY, gap
+from training.driving import DREAM, REAL, drive
 from training.encode import fingerprint
 from training.latents import LatentEpisode
 from training.pictures import save_figure, strip
 from training.rollouts import Recorder
-from training.train_controller import DREAM, REAL
 from training.train_rnn import Sequences, draw
+from training.workers import here, map_jobs, weights_of
 from wm_gym.envs.fast_car_racing import FastCarRacing
 from wm_gym.models.controller import Controller, ControllerConfig
 from wm_gym.policies import ActionBursts, Policy, RandomPolicy, ScriptedDriver, load_policy
@@ -70,6 +73,8 @@ class Args:
     """JSON file; the picture goes beside it"""
     workers: int = 2
     """processes that drive the real env"""
+    ray: str | None = None
+    """Ray cluster that drives instead: "auto" for this machine's, its head's host:port, or "local" for a new one"""
 
 
 # --- policies ------------------------------------------------------------------------------------------------------
@@ -107,11 +112,12 @@ def identity(name: str, policy: Policy, model: WorldModel) -> str:
     return digest.hexdigest()[:16]
 
 
-def measure(args: Args, policy: Policy) -> dict[str, Any]:
+def measure(args: Args, name: str, policy: Policy) -> dict[str, Any]:
     """Return what a policy scores on real tracks and in dreams, and what the alarm says of these dreams."""
     seeds = TEST_SEEDS[: args.tracks]
+    driver = policy if isinstance(policy, Controller) else name  # others are loaded where they drive
     real, dream = (
-        closed_loop.drive(env, policy, args.world_model, seeds, lanes)
+        drive(env, driver, args.world_model, seeds, lanes, args.ray)
         for env, lanes in ((REAL, args.workers), (DREAM, len(seeds)))
     )
     reward = WorldModel.from_pretrained(args.world_model).config.reward
@@ -162,33 +168,41 @@ def agreement(real: Array, dream: Array) -> dict[str, Any]:
 # --- the world model alone -----------------------------------------------------------------------------------------
 
 
-def real_drives(model: WorldModel, tracks: Sequence[int]) -> list[LatentEpisode]:
+def real_drives(args: Args) -> list[LatentEpisode]:
     """Drive validation tracks in three ways in turn, and encode what was seen.
 
     A scripted driver with bursts of random actions shows road and recovery, one at half gas straight on leaves the
     playfield, and random actions of up to a second show grass.
     """
+    tracks = VALIDATION_SEEDS[: args.drives]
+    alone, weights = partial(real_drive, args.world_model), weights_of(None, args.world_model)
+    results = map_jobs(alone, list(enumerate(tracks)), args.workers, args.ray, weights)
+    with closing(results), tqdm(results, total=len(tracks), desc="drive", unit="track") as bar:
+        return sorted(bar, key=lambda each: each.seed)
+
+
+def real_drive(world_model: str, job: tuple[int, int]) -> LatentEpisode:
+    """Drive and encode the track ``(i, seed)``, on a worker."""
+    i, seed = job
+    model = WorldModel.from_pretrained(here(world_model, "world_model"))
     env = Recorder(gym.wrappers.TimeLimit(FastCarRacing(), 1000), model.config.frames)
-    found = []
     half_gas = np.array([0.0, 0.5, 0.0], np.float32)  # at full gas the wheels spin, and the car stays
-    for i, seed in enumerate(tqdm(tracks, desc="drive", unit="track")):
-        observation, _ = env.reset(seed=seed)
-        bursts = ActionBursts(ScriptedDriver(env), env.action_space, rate=(0.02, 0.0, 1.0)[i % 3], length=50, seed=i)
-        over = False
-        while not over:
-            action = half_gas if i % 3 == 1 else bursts.predict(observation)[0]
-            observation, _, terminated, truncated, _ = env.step(action)
-            over = terminated or truncated
-        with torch.inference_mode():
-            parts = [model.vae.encode(part) for part in torch.from_numpy(np.stack(env.frames)).split(256)]
-        mu, logvar = (torch.cat(each).numpy() for each in zip(*parts, strict=True))
-        tiles = np.diff(env.visited, prepend=0).astype(np.int16)
-        track = len(env.unwrapped.track)  # type: ignore[attr-defined]
-        failed = env.terminated and not env.lap_finished
-        kept = (mu, logvar, np.stack(env.actions), tiles, track, failed, "privileged")
-        found.append(LatentEpisode(seed, fingerprint(model.vae), *kept))
+    observation, _ = env.reset(seed=seed)
+    bursts = ActionBursts(ScriptedDriver(env), env.action_space, rate=(0.02, 0.0, 1.0)[i % 3], length=50, seed=i)
+    over = False
+    while not over:
+        action = half_gas if i % 3 == 1 else bursts.predict(observation)[0]
+        observation, _, terminated, truncated, _ = env.step(action)
+        over = terminated or truncated
+    with torch.inference_mode():
+        parts = [model.vae.encode(part) for part in torch.from_numpy(np.stack(env.frames)).split(256)]
+    mu, logvar = (torch.cat(each).numpy() for each in zip(*parts, strict=True))
+    tiles = np.diff(env.visited, prepend=0).astype(np.int16)
+    track = len(env.unwrapped.track)  # type: ignore[attr-defined]
+    failed = env.terminated and not env.lap_finished
+    kept = (mu, logvar, np.stack(env.actions), tiles, track, failed, "privileged")
     env.close()
-    return found
+    return LatentEpisode(seed, fingerprint(model.vae), *kept)
 
 
 @torch.inference_mode()
@@ -292,13 +306,14 @@ def main(args: Args) -> None:
     done = {(line["identity"], line["tracks"]): line for line in read_log(log)}
     for name, policy in policies.items():
         key = identity(name, policy, model)
-        kept[name] = done.get((key, args.tracks)) or {"identity": key, "tracks": args.tracks, **measure(args, policy)}
+        line: dict[str, Any] = {"identity": key, "tracks": args.tracks}
+        kept[name] = done.get((key, args.tracks)) or line | measure(args, name, policy)
         if (key, args.tracks) not in done:
             append_log(log, kept[name])
         kept[name] = {"policy": name, **kept[name]}
     lines = [kept[name] for name in policies]
     real, dream = (np.array([line[key]["mean"] for line in lines]) for key in ("real", "dream"))
-    drives = real_drives(model, VALIDATION_SEEDS[: args.drives])
+    drives = real_drives(args)
     good = np.maximum(real, dream) > GOOD
     content: dict[str, Any] = {
         "command": "python -m benchmarks.transfer",

@@ -12,7 +12,8 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from torch import nn
 
 from training import closed_loop, open_loop
-from training.closed_loop import BIN, DREAM, REAL, Drive, Recorder, alarms, compare, drive
+from training.closed_loop import BIN, alarms, compare
+from training.driving import DREAM, REAL, Drive, Recorder, drive
 from training.encode import fingerprint
 from training.latents import LatentEpisode
 from training.open_loop import on_road

@@ -1,4 +1,4 @@
-"""Collect drives of the real CarRacing-v3 with several processes, or draw the frames of kept drives again.
+"""Collect drives of the real CarRacing-v3 with several processes or machines, or draw frames of kept drives again.
 
 python -m training.collect --out runs/mine/rollouts --episodes 100 --policy scripted --burst-rate 0.02
 python -m training.collect --out runs/mine/rollouts --replay
@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from training.files import alone
 from training.rollouts import Driver, Episode, Recorder, episode_files, frames_file, save_frames
-from training.workers import map_jobs
+from training.workers import here, map_jobs, weights_of
 from wm_gym.envs.fast_car_racing import FastCarRacing
 from wm_gym.evaluate import rollout
 from wm_gym.frames import check_version
@@ -30,6 +30,9 @@ from wm_gym.wrappers import RNNHiddenObservation, VAELatentObservation
 
 TRAINING_SEEDS = range(0, 1_000_000)
 """Track seeds for collection and training."""
+
+Driven = tuple[Episode, npt.NDArray[np.uint8]]
+"""What comes of a job: the episode, and its frames, uint8 ``(T + 1, 64, 64, 3)``."""
 
 
 @dataclass
@@ -60,15 +63,16 @@ class Args:
     """version of the frames, see wm_gym.frames"""
     workers: int = 2
     """number of processes"""
+    ray: str | None = None
+    """Ray cluster that drives instead: "auto" for this machine's, its head's host:port, or "local" for a new one"""
     replay: bool = False
     """draw missing frames of the episodes in the folder again, instead of collecting"""
 
 
 @dataclass(frozen=True)
 class Drive:
-    """One job of a worker: drive track ``seed`` and write the episode to ``folder``."""
+    """One job of a worker: drive track ``seed``."""
 
-    folder: Path
     seed: int
     driver: Driver
     max_steps: int
@@ -98,54 +102,59 @@ class Patience(gym.Wrapper):
         return observation, reward, terminated, truncated or self.waited >= self.steps, info
 
 
-def drive(job: Drive) -> Episode:
-    """Drive one episode and save it with its frames."""
+def drive(job: Drive) -> Driven:
+    """Drive one episode."""
     recorder = Recorder(FastCarRacing(), job.version)
     env: gym.Env = gym.wrappers.TimeLimit(recorder, job.max_steps)
     if job.patience:
         env = Patience(env, job.patience)
     if job.driver.world_model is not None:
-        env = RNNHiddenObservation(VAELatentObservation(env, job.driver.world_model))
-    policy = load_policy(job.driver.policy, env, job.seed)
+        env = RNNHiddenObservation(VAELatentObservation(env, here(job.driver.world_model, "world_model")))
+    policy = load_policy(here(job.driver.policy, "controller"), env, job.seed)
     if job.driver.member is not None:
         policy = policy.member(job.driver.member)  # type: ignore[attr-defined]
     if job.driver.burst_rate > 0:
         policy = ActionBursts(policy, env.action_space, job.driver.burst_rate, job.driver.burst_length, job.seed)
     list(rollout(env, policy, [job.seed]))
     env.close()
-    return recorder.save(job.folder, job.seed, job.driver)
+    return recorder.episode(job.seed, job.driver), np.stack(recorder.frames)
 
 
 @dataclass(frozen=True)
 class Replay:
-    """One job of a worker: draw the frames of the episode in ``path`` again."""
+    """One job of a worker: draw the frames of an episode again; ``path`` is where it was kept."""
 
     path: Path
+    episode: Episode
     version: str
 
 
-def draw_again(path: Path, version: str) -> tuple[Episode, Recorder, list[npt.NDArray[np.uint8]]]:
+def draw_again(path: Path, episode: Episode, version: str) -> tuple[Recorder, list[npt.NDArray[np.uint8]]]:
     """Drive an episode's actions again.
 
+    Args:
+        path: where the episode was kept, for the error.
+        episode: whose actions.
+        version: of the frames that are recorded.
+
     Returns:
-        The episode, what was recorded now, and the T + 1 frames as CarRacing drew them, uint8 ``(96, 96, 3)``.
+        What was recorded now, and the T + 1 frames as CarRacing drew them, uint8 ``(96, 96, 3)``.
 
     Raises:
         RuntimeError: when the rewards differ from the recorded ones: this env is not the one that was recorded.
     """
-    episode, env = Episode.load(path), Recorder(FastCarRacing(), version)
+    env = Recorder(FastCarRacing(), version)
     frames = env.drive_again(episode.seed, episode.actions)
     env.close()
     if not env.earned(episode.rewards):
         raise RuntimeError(f"{path}: its actions do not earn the recorded rewards on this CarRacing-v3")
-    return episode, env, frames
+    return env, frames
 
 
-def replay(job: Replay) -> Episode:
-    """Drive an episode's actions again, write its frames, and return the episode; raises what `draw_again` does."""
-    episode, env, _ = draw_again(job.path, job.version)
-    save_frames(job.path.parent, episode.seed, job.version, np.stack(env.frames))
-    return episode
+def replay(job: Replay) -> Driven:
+    """Drive an episode's actions again; raises what `draw_again` does."""
+    env, _ = draw_again(job.path, job.episode, job.version)
+    return job.episode, np.stack(env.frames)
 
 
 def new_drives(args: Args) -> list[Drive]:
@@ -159,7 +168,6 @@ def new_drives(args: Args) -> list[Drive]:
     driver = Driver(args.policy, label, args.burst_rate, args.burst_length, world_model)
     return [
         Drive(
-            args.out,
             seed,
             replace(driver, member=seed % args.members if args.members else None),
             args.max_steps,
@@ -173,7 +181,10 @@ def new_drives(args: Args) -> list[Drive]:
 def main(args: Args) -> list[Episode]:
     """Run the missing drives (or replays) and return their episodes; kept episodes are not touched.
 
+    Workers only drive. Each episode is written here as it comes in, so they need no disk of this machine's.
+
     Raises:
+        wm_gym.ArtifactError: when there is no such policy or world model.
         ValueError: for an unknown frame version.
     """
     check_version(args.frames)
@@ -181,15 +192,19 @@ def main(args: Args) -> list[Episode]:
         paths = [
             path for path in episode_files(args.out) if not frames_file(args.out, int(path.stem), args.frames).is_file()
         ]
-        results = map_jobs(replay, [Replay(path, args.frames) for path in paths], args.workers)
-        total = len(paths)
+        again = [Replay(path, Episode.load(path), args.frames) for path in paths]
+        results, total = map_jobs(replay, again, args.workers, args.ray), len(again)
     else:
-        drives = new_drives(args)
-        results, total = map_jobs(drive, drives, args.workers), len(drives)
+        drives, world_model = new_drives(args), None if args.world_model is None else str(args.world_model)
+        weights = weights_of(args.policy, world_model)
+        results, total = map_jobs(drive, drives, args.workers, args.ray, weights), len(drives)
     episodes, frames, start = [], 0, time.monotonic()
     name = "replay" if args.replay else f"collect {args.policy}"
     with closing(results), tqdm(results, total=total, desc=name, unit="episode") as bar:
-        for episode in bar:
+        for episode, drawn in bar:
+            save_frames(args.out, episode.seed, args.frames, drawn)
+            if not args.replay:
+                episode.save(args.out)  # last: its file says that all is there
             episodes.append(episode)
             frames += len(episode.actions) + 1
             mean = float(np.mean([e.rewards.sum() for e in episodes]))

@@ -25,6 +25,7 @@ from tqdm import tqdm
 from training import closed_loop, collect, encode, gradient, open_loop, train_controller, train_rnn, train_vae
 from training.checkpoints import append_log, read_log
 from training.closed_loop import VALIDATION_SEEDS
+from training.driving import DREAM, REAL, drive
 from training.files import alone, keep_settings, write_json
 from training.pictures import draw_progress, draw_round
 from training.presets import FREE, MOST_CANDIDATES, SEED_TRACKS, Args, parse
@@ -59,6 +60,7 @@ def first_drives(args: Args) -> list[collect.Args]:
         out=args.run / "rollouts",
         first_seed=args.seed * SEED_TRACKS,
         workers=args.workers,
+        ray=args.ray,
         frames=args.vae.frames,
     )
     random = args.random_episodes
@@ -96,6 +98,7 @@ def own_drives(args: Args, number: int) -> collect.Args:
         max_steps=args.max_steps,
         patience=args.own_patience,
         workers=args.workers,
+        ray=args.ray,
         frames=args.vae.frames,
     )
 
@@ -155,10 +158,9 @@ def validate(args: Args, folder: Path, tracks: int, candidate: str = "") -> dict
         candidate: folder in the round's of the controller and for what is drawn; the round's own by default.
     """
     controller, model = Controller.from_pretrained(folder / candidate / "controller"), folder / "world_model"
-    real, dream = (
-        closed_loop.drive(env, controller, model, VALIDATION_SEEDS[:tracks], lanes, max_episode_steps=args.max_steps)
-        for env, lanes in ((train_controller.REAL, args.workers), (train_controller.DREAM, tracks))
-    )
+    seeds, steps = VALIDATION_SEEDS[:tracks], args.max_steps
+    real = drive(REAL, controller, model, seeds, args.workers, args.ray, max_episode_steps=steps)
+    dream = drive(DREAM, controller, model, seeds, tracks, max_episode_steps=steps)
     compared = closed_loop.report(real, dream, WorldModel.from_pretrained(model).config.reward, folder / candidate)
     frames = sum(each.result.steps + 1 for each in real)
     return {**{key: compared[key] for key in ("real", "dream", "kinder_since", "alarms")}, "frames": frames}
@@ -171,7 +173,8 @@ def run_round(args: Args, number: int) -> dict[str, Any]:
     with timer("collect"):
         for drives in first_drives(args):
             collect.main(drives)
-        collect.main(collect.Args(out=run / "rollouts", workers=args.workers, frames=args.vae.frames, replay=True))
+        how: dict[str, Any] = {"workers": args.workers, "ray": args.ray, "frames": args.vae.frames}
+        collect.main(collect.Args(out=run / "rollouts", replay=True, **how))
     with timer("vae"):
         epochs = vae_epochs(args, number)
         data: dict[str, Any] = {"rollouts": run / "rollouts", "out": run / "vae"}
@@ -182,7 +185,7 @@ def run_round(args: Args, number: int) -> dict[str, Any]:
         epochs = args.rnn.epochs + number * args.rnn_epochs
         rate = args.rnn_learning_rate if number else args.rnn.learning_rate
         data = {"latents": run / "latents", "out": run / "rnn"}
-        how: dict[str, Any] = {"epochs": epochs, "learning_rate": rate, "seed": args.seed, "tf32": args.tf32}
+        how = {"epochs": epochs, "learning_rate": rate, "seed": args.seed, "tf32": args.tf32}
         artifact = train_rnn.main(replace(args.rnn, **data, **how))
     # the population is saved last: once it is there, its drives must not change the dream that it came from
     if not (kept / "population").is_dir():
@@ -293,7 +296,7 @@ def main(args: Args) -> dict[str, Any]:
         train_controller.main(
             replace(
                 args.controller,
-                env=train_controller.REAL,
+                env=REAL,
                 gradient=gradient.Args(),
                 objective=gradient.Objective(),
                 sigma=train_controller.Args.sigma,
@@ -302,6 +305,7 @@ def main(args: Args) -> dict[str, Any]:
                 seed=args.seed,
                 generations=args.real_generations,
                 lanes=args.workers,
+                ray=args.ray,
             )
         )
     return best

@@ -17,7 +17,7 @@ MOST_CANDIDATES = 50
 """Controllers of a run that real drives may choose among: more, and the real env would train the controller."""
 
 DEVICES = ("vae.device", "rnn.device", "controller.device")
-FREE = ("run", "rounds", "finalists", "real_generations", "workers", "tf32", "track", *DEVICES)
+FREE = ("run", "rounds", "finalists", "real_generations", "workers", "ray", "tf32", "track", *DEVICES)
 """Settings that may change when a run goes on."""
 
 
@@ -73,6 +73,8 @@ class Args:
     """steps of a real drive at most"""
     workers: int = 2
     """processes that drive the real env"""
+    ray: str | None = None
+    """Ray cluster that drives instead: "auto" for this machine's, its head's host:port, or "local" for a new one"""
     tf32: bool = False
     """let CUDA round products and convolutions to TF32 in all training; the stages' own switches do not count"""
     track: bool = True
