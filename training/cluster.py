@@ -22,8 +22,9 @@ from training.workers import MOST_DEATHS, Job, Name, Result
 from wm_gym import artifact
 
 ROOT = Path(__file__).parents[1]
-NOT_CODE = ["/*", "!/wm_gym", "!/training", "!/benchmarks", "/benchmarks/results"]
-"""What of `ROOT` stays here, as .gitignore would say it."""
+CODE = ("wm_gym", "training", "benchmarks")
+NOT_CODE = ["/??*", *(f"!/{name}{rest}" for name in CODE for rest in ("", "/**")), "/benchmarks/results"]
+"""What of `ROOT` stays here, as .gitignore would say it; of two letters at least, as Ray calls `ROOT` a dot."""
 WINDOW = 2000
 """Jobs that are waited for at a time, in the order they were given: more than a cluster has cores."""
 
@@ -44,7 +45,8 @@ def connect(address: str, **options: Any) -> None:
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a cluster that is started here tells no one
     if not ray.is_initialized():
-        ray.init(address, runtime_env={"working_dir": str(ROOT), "excludes": NOT_CODE}, **options)
+        code = {"working_dir": str(ROOT), "excludes": NOT_CODE}
+        ray.init(address, runtime_env=code, logging_level="warning", **options)
 
 
 def pack(path: Path) -> Parcel:
