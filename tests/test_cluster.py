@@ -14,7 +14,9 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 
+from benchmarks.cluster import on_paper
 from training import collect, train_controller
+from training.cluster import QUIET, connect
 from training.driving import REAL, drive_real
 from training.rollouts import episode_files, save_frames
 from training.workers import map_jobs
@@ -28,7 +30,7 @@ pytestmark = pytest.mark.xdist_group("cluster")  # there is one
 @pytest.fixture(scope="module")
 def head():
     """A cluster whose head drives nothing."""
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ.update(QUIET)
     soon = {"health_check_period_ms": 500}  # is a dead node found out
     how = {"num_cpus": 0, "include_dashboard": False, "_system_config": soon}
     cluster = Cluster(initialize_head=True, head_node_args=how)
@@ -50,7 +52,7 @@ def kill_a_node(cluster):
 
 
 def wait_until(true):
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not true():
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -153,16 +155,33 @@ def test_what_a_job_raises_is_raised_and_ends_the_others(cluster):
 
 
 def test_an_interrupted_collection_leaves_the_cluster_idle_and_goes_on(cluster, run):
-    collect.main(run)
     command = [sys.executable, "-m", "training.collect", "--out", "cluster", "--ray", cluster.address]
-    command += ["--policy", "population", "--world-model", "model", "--members", "2", "--burst-rate", "0.2"]
-    command += ["--max-steps", "25", "--episodes", "1000"]
+    command += ["--episodes", "1000", "--max-steps", "25"]
     stage = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": os.pathsep.join([str(REPOSITORY), *sys.path])})
-    wait_until(lambda: episode_files(Path("cluster")) or stage.poll() is not None)
-    stage.send_signal(signal.SIGINT)
-    assert stage.wait(120) != 0
-    done = contents(Path("cluster"))
-    collect.main(replace(run, out=Path("cluster"), ray=cluster.address))
+    try:
+        wait_until(lambda: episode_files(Path("cluster")) or stage.poll() is not None)
+        stage.send_signal(signal.SIGINT)
+        assert stage.wait(300) != 0
+    finally:
+        stage.kill()
+    connect(cluster.address)
     wait_until(idle)
-    there, here = contents(Path("cluster")), contents(Path("local"))
-    assert done and done.items() <= there.items() and here.items() <= there.items()
+    done = contents(Path("cluster"))
+    episodes = len(episode_files(Path("cluster"))) + 2
+    assert 2 < episodes < 20
+    goes_on = collect.Args(out=Path("cluster"), episodes=episodes, max_steps=25, ray=cluster.address)
+    assert len(collect.main(goes_on)) == 2
+    there = contents(Path("cluster"))
+    assert done.items() <= there.items()
+    assert [path.stem for path in episode_files(Path("cluster"))] == [str(seed) for seed in range(episodes)]
+
+
+def test_a_cluster_on_paper_is_as_slow_as_its_slowest_part():
+    drive = {"frames": 1001, "seconds": 4.0, "bytes": 12e6, "home_seconds": 0.05, "weights": 9e6, "start": 1.0}
+    alone = on_paper(drive, 1, 10, 1e9)
+    assert (alone["seconds"], alone["efficiency"], alone["limit"]) == (41, pytest.approx(40 / 41), "driving")
+    assert alone["frames_per_second"] == pytest.approx(10_010 / 41)
+    assert on_paper(drive, 64, 65, 1e9)["seconds"] == 1 + 2 * 4  # the last drive is alone
+    slow, quick = on_paper(drive, 1000, 1000, 1e8), on_paper(drive, 1000, 1000, 1e9)
+    assert (slow["limit"], slow["seconds"]) == ("link", pytest.approx(1 + 120 + 16 * 0.09))
+    assert (quick["limit"], quick["seconds"]) == ("home", 1 + 50)

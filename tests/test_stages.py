@@ -161,8 +161,11 @@ def test_a_replay_that_earns_other_rewards_is_refused(own_drives):
     assert not frames_file(own_drives, 1, FRAMES).exists()
 
 
-def test_what_a_worker_raises_is_reported(own_drives):
+def test_what_a_worker_raises_is_reported(own_drives, tmp_path):
     before = contents(own_drives)
+    Controller(config=ControllerConfig(observation_size=5)).save(tmp_path / "narrow")
+    with pytest.raises(ValueError, match="maps 5 observations"):
+        collect.main(collecting(own_drives, episodes=3, policy=str(tmp_path / "narrow")))
     with pytest.raises(ValueError, match="nowhere"):
         collect.main(collecting(own_drives, episodes=3, policy=str(own_drives / "nowhere")))
     assert contents(own_drives) == before

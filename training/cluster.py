@@ -25,6 +25,8 @@ ROOT = Path(__file__).parents[1]
 CODE = ("wm_gym", "training", "benchmarks")
 NOT_CODE = ["/??*", *(f"!/{name}{rest}" for name in CODE for rest in ("", "/**")), "/benchmarks/results"]
 """What of `ROOT` stays here, as .gitignore would say it; of two letters at least, as Ray calls `ROOT` a dot."""
+QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_OVERRIDE_RUNTIME_ENV_DEFAULT_EXCLUDES": ""}
+"""Settings of Ray: a cluster that is started here tells no one, and does not warn that .git stays here."""
 WINDOW = 2000
 """Jobs that are waited for at a time, in the order they were given: more than a cluster has cores."""
 
@@ -43,7 +45,8 @@ def connect(address: str, **options: Any) -> None:
     Raises:
         ConnectionError: when there is none at the address.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a cluster that is started here tells no one
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
     if not ray.is_initialized():
         code = {"working_dir": str(ROOT), "excludes": NOT_CODE}
         ray.init(address, runtime_env=code, logging_level="warning", **options)
