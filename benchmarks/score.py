@@ -14,12 +14,11 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import tyro
-from tqdm import tqdm
 
 from benchmarks.report import FURTHER_SEEDS, RESULTS, TEST_SEEDS, write_report
+from training.driving import drive
 from training.pictures import save_figure
-from wm_gym.evaluate import EpisodeResult, make_lanes, rollout, summarize
-from wm_gym.policies import load_policy
+from wm_gym.evaluate import EpisodeResult, summarize
 from wm_gym.registration import env_ids, task_of
 from wm_gym.world_model import WorldModel
 
@@ -39,6 +38,8 @@ class Args:
     """JSON file, benchmarks/results/score.json by default; the picture goes beside it"""
     workers: int = 2
     """processes that drive the real env"""
+    ray: str | None = None
+    """Ray cluster that drives instead: "auto" for this machine's, its head's host:port, or "local" for a new one"""
 
     @property
     def seeds(self) -> range:
@@ -48,12 +49,8 @@ class Args:
 
 def drives(env_id: str, lanes: int, args: Args, **kwargs: object) -> list[EpisodeResult]:
     """Drive one whole episode for each test seed, in the order of the seeds."""
-    envs = make_lanes(env_id, lanes, world_model=args.world_model, **kwargs)
-    policy = load_policy(args.policy, envs, seed=0)
-    results = rollout(envs, policy, args.seeds)
-    episodes = list(tqdm(results, total=len(args.seeds), desc=f"{args.policy} on {env_id}", unit="episode"))
-    envs.close()
-    return sorted(episodes, key=lambda episode: episode.index)
+    driven = drive(env_id, args.policy, args.world_model, args.seeds, lanes, args.ray, **kwargs)
+    return [each.result for each in driven]
 
 
 def main(args: Args) -> None:

@@ -15,7 +15,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +36,12 @@ from training import closed_loop, open_loop
 from training.checkpoints import append_log, read_log
 from training.closed_loop import VALIDATION_SEEDS
 from training.drives import GAP_EVERY, gap
+from training.driving import drive
 from training.encode import encoded, fingerprint
 from training.latents import LatentEpisode, Sequences, draw
 from training.pictures import save_figure, strip
 from training.rollouts import Driver, Recorder
+from training.workers import here, map_jobs, weights_of
 from wm_gym.car_racing import CAR_RACING, ScriptedDriver
 from wm_gym.models.controller import Controller, ControllerConfig
 from wm_gym.policies import ActionBursts, Policy, RandomPolicy, load_policy
@@ -71,6 +75,8 @@ class Args:
     """JSON file; the picture goes beside it"""
     workers: int = 2
     """processes that drive the real env"""
+    ray: str | None = None
+    """Ray cluster that drives instead: "auto" for this machine's, its head's host:port, or "local" for a new one"""
 
 
 CONSTANTS = {
@@ -113,11 +119,12 @@ def identity(name: str, policy: Policy, model: WorldModel) -> str:
     return digest.hexdigest()[:16]
 
 
-def measure(args: Args, policy: Policy) -> dict[str, Any]:
+def measure(args: Args, name: str, policy: Policy) -> dict[str, Any]:
     """Return what a policy scores on real tracks and in dreams, and what the alarm says of these dreams."""
     seeds, config = TEST_SEEDS[: args.tracks], WorldModel.from_pretrained(args.world_model).config
+    driver = policy if isinstance(policy, Controller) else name  # others are loaded where they drive
     dream, real = (
-        closed_loop.drive(env, policy, args.world_model, seeds, lanes)
+        drive(env, driver, args.world_model, seeds, lanes, args.ray)
         for env, lanes in zip(env_ids(args.world_model), (len(seeds), args.workers), strict=True)
     )
     return {
@@ -167,37 +174,45 @@ def agreement(real: Array, dream: Array) -> dict[str, Any]:
 # --- the world model alone -----------------------------------------------------------------------------------------
 
 
-def real_drives(model: WorldModel, tracks: Sequence[int]) -> list[LatentEpisode]:
+def real_drives(args: Args) -> list[LatentEpisode]:
     """Drive validation seeds, and encode what was seen.
 
     CarRacing is driven in three ways in turn: a scripted driver with bursts of random actions shows road and recovery,
     one at half gas straight on leaves the playfield, and random actions of up to a second show grass. Other envs get
     held random actions, each drive longer ones than the one before, up to a second.
     """
+    seeds = VALIDATION_SEEDS[: args.drives]
+    alone, weights = partial(real_drive, args.world_model), weights_of(None, args.world_model)
+    results = map_jobs(alone, list(enumerate(seeds)), args.workers, args.ray, weights)
+    with closing(results), tqdm(results, total=len(seeds), desc="drive", unit="drive") as bar:
+        return sorted(bar, key=lambda each: each.seed)
+
+
+def real_drive(world_model: str, job: tuple[int, int]) -> LatentEpisode:
+    """Drive and encode the episode ``(i, seed)``, on a worker."""
+    i, seed = job
+    model = WorldModel.from_pretrained(here(world_model, "world_model"))
     task = model.config.task
     env = Recorder(gym.wrappers.TimeLimit(make_env(task), task.max_episode_steps or 1000), model.config.frames)
-    driving, found = task.env == CAR_RACING.env, []
+    observation, _ = env.reset(seed=seed)
+    driving = task.env == CAR_RACING.env
     half_gas = np.array([0.0, 0.5, 0.0], np.float32)  # at full gas the wheels spin, and the car stays
-    for i, seed in enumerate(tqdm(tracks, desc="drive", unit="drive")):
-        observation, _ = env.reset(seed=seed)
-        if driving:
-            rate, length = (0.02, 0.0, 1.0)[i % 3], 50
-            bursts = ActionBursts(ScriptedDriver(env), env.action_space, rate, length, seed=i)
-        else:
-            random = RandomPolicy(env.observation_space, env.action_space, i)
-            bursts = ActionBursts(random, env.action_space, rate=1.0, length=1 + i % task.fps, seed=i)
-        over = False
-        while not over:
-            action = half_gas if driving and i % 3 == 1 else bursts.predict(observation)[0]
-            observation, _, terminated, truncated, _ = env.step(action)
-            over = terminated or truncated
-        with torch.inference_mode():
-            parts = [model.vae.encode(part) for part in torch.from_numpy(np.stack(env.frames)).split(256)]
-        mu, logvar = (torch.cat(each).numpy() for each in zip(*parts, strict=True))
-        driver = Driver("transfer", "privileged" if driving else "random")
-        found.append(encoded(env.episode(seed, driver), task, mu, logvar, fingerprint(model.vae)))
+    if driving:
+        bursts = ActionBursts(ScriptedDriver(env), env.action_space, rate=(0.02, 0.0, 1.0)[i % 3], length=50, seed=i)
+    else:
+        random = RandomPolicy(env.observation_space, env.action_space, i)
+        bursts = ActionBursts(random, env.action_space, rate=1.0, length=1 + i % task.fps, seed=i)
+    over = False
+    while not over:
+        action = half_gas if driving and i % 3 == 1 else bursts.predict(observation)[0]
+        observation, _, terminated, truncated, _ = env.step(action)
+        over = terminated or truncated
+    with torch.inference_mode():
+        parts = [model.vae.encode(part) for part in torch.from_numpy(np.stack(env.frames)).split(256)]
+    mu, logvar = (torch.cat(each).numpy() for each in zip(*parts, strict=True))
+    driver = Driver("transfer", "privileged" if driving else "random")
     env.close()
-    return found
+    return encoded(env.episode(seed, driver), task, mu, logvar, fingerprint(model.vae))
 
 
 @torch.inference_mode()
@@ -303,13 +318,14 @@ def main(args: Args) -> None:
     done = {(line["identity"], line["tracks"]): line for line in read_log(log)}
     for name, policy in policies.items():
         key = identity(name, policy, model)
-        kept[name] = done.get((key, args.tracks)) or {"identity": key, "tracks": args.tracks, **measure(args, policy)}
+        line: dict[str, Any] = {"identity": key, "tracks": args.tracks}
+        kept[name] = done.get((key, args.tracks)) or line | measure(args, name, policy)
         if (key, args.tracks) not in done:
             append_log(log, kept[name])
         kept[name] = {"policy": name, **kept[name]}
     lines = [kept[name] for name in policies]
     real, dream = (np.array([line[key]["mean"] for line in lines]) for key in ("real", "dream"))
-    drives = real_drives(model, VALIDATION_SEEDS[: args.drives])
+    drives = real_drives(args)
     good_from = GOOD if model.config.task.env == CAR_RACING.env else float(real.min() + real.max()) / 2
     good = np.maximum(real, dream) > good_from
     content: dict[str, Any] = {

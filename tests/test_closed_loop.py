@@ -9,7 +9,8 @@ from conftest import Z
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from training import closed_loop
-from training.closed_loop import BIN, Drive, Recorder, alarms, compare, drive
+from training.closed_loop import BIN, alarms, compare
+from training.driving import Drive, Recorder, drive
 from wm_gym.car_racing import lap_reward
 from wm_gym.evaluate import EpisodeResult, make_lanes, rollout
 from wm_gym.models.controller import Controller

@@ -71,6 +71,10 @@ def test_the_commands_exist_and_take_their_arguments(command, monkeypatch):
         known = (REPOSITORY / "pyproject.toml").read_text()
         assert all(re.search(rf"^{extra} = \[", known, re.MULTILINE) for extra in extras.split(","))
         return
+    if program == "ray":
+        start = pytest.importorskip("ray.scripts.scripts").cli.commands[rest[0]]
+        assert {each.split("=")[0] for each in rest[1:]} <= {name for each in start.params for name in each.opts}
+        return
     assert (program, rest[0]) == ("python", "-m")
     if rest[1] == "rl_zoo3.train":
         pytest.skip("test_train_sb3 runs it")

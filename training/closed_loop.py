@@ -16,19 +16,16 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
-import numpy.typing as npt
 import tyro
-from gymnasium.vector import VectorEnv, VectorWrapper
 from matplotlib.figure import Figure
 from scipy import stats
-from tqdm import tqdm
 
+from training.driving import Array, Drive, drive
 from training.files import write_json
 from training.pictures import save_figure
 from wm_gym.car_racing import CAR_RACING
-from wm_gym.evaluate import EpisodeResult, make_lanes, rollout, summarize
+from wm_gym.evaluate import summarize
 from wm_gym.models.controller import Controller
-from wm_gym.policies import Policy
 from wm_gym.registration import env_ids
 from wm_gym.reward import RewardConfig
 from wm_gym.tasks import TaskConfig
@@ -44,8 +41,6 @@ TOP_SPEED, TILE = 100.0, 3.5
 """Of CarRacing's car, m/s, and from one tile of the road to the next, m."""
 LAP_STEPS = 684
 """Steps of its lap on the best racing line, as the car's grip allows."""
-
-Array = npt.NDArray[np.floating]
 
 
 @dataclass
@@ -68,84 +63,8 @@ class Args:
     """of the dreams"""
     workers: int = 2
     """processes that drive the real env"""
-
-
-@dataclass(frozen=True)
-class Drive:
-    """One closed-loop episode of T steps, real or dreamt.
-
-    Attributes:
-        z: latents, float32 ``(T + 1, Z)``.
-        rewards: ``(T,)``.
-        result: what it came to.
-    """
-
-    z: Array
-    rewards: Array
-    result: EpisodeResult
-
-    @property
-    def failed(self) -> bool:
-        """Whether its end was a failure, as the env says."""
-        return self.result.finished is False
-
-
-class Recorder(VectorWrapper):
-    """Keeps z and the rewards of the first episode of each seed.
-
-    Args:
-        env: observes ``[z, h]``, and is reset with a list of seeds.
-        latents: Z.
-    """
-
-    def __init__(self, env: VectorEnv, latents: int) -> None:
-        super().__init__(env)
-        self.latents = latents
-        self.seeds: list[int] = []
-        self.z: list[list[Array]] = [[] for _ in range(env.num_envs)]
-        self.rewards: list[list[float]] = [[] for _ in range(env.num_envs)]
-        self.finished: dict[int, tuple[Array, Array]] = {}
-
-    def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
-        """Reset the lanes of the mask, or all, and begin their records."""
-        # read before the reset: gymnasium's own vector envs take the mask out of the caller's options
-        mask = (options or {}).get("reset_mask", np.ones(self.num_envs, dtype=bool))
-        observation, info = self.env.reset(seed=seed, options=options)
-        self.seeds = list(seed)
-        for lane in np.flatnonzero(mask):
-            self.z[lane], self.rewards[lane] = [observation[lane, : self.latents].copy()], []
-        return observation, info
-
-    def step(self, actions: Any) -> tuple[Array, Array, npt.NDArray[np.bool_], npt.NDArray[np.bool_], dict[str, Any]]:
-        """Step and record all lanes."""
-        observation, reward, terminated, truncated, info = self.env.step(actions)
-        for lane in range(self.num_envs):
-            self.z[lane].append(observation[lane, : self.latents].copy())
-            self.rewards[lane].append(float(reward[lane]))
-            if terminated[lane] or truncated[lane]:
-                self.finished.setdefault(self.seeds[lane], (np.stack(self.z[lane]), np.array(self.rewards[lane])))
-        return observation, reward, terminated, truncated, info
-
-
-def drive(
-    env_id: str, policy: Policy, world_model: str | Path, seeds: Sequence[int], lanes: int, **kwargs: Any
-) -> list[Drive]:
-    """Let a policy drive one episode for each seed, and record them in the order of the seeds.
-
-    Args:
-        env_id: of the dream or the real env.
-        policy: what drives.
-        world_model: bundled name, folder, or user/name on the Hugging Face Hub.
-        seeds: one episode each.
-        lanes: episodes at a time.
-        **kwargs: further arguments of the env, such as ``max_episode_steps``, or ``starts`` of the dream.
-    """
-    envs = make_lanes(env_id, min(lanes, len(seeds)), world_model=str(world_model), **kwargs)
-    recorder = Recorder(envs, WorldModel.from_pretrained(world_model).config.vae.latent_size)
-    results = tqdm(rollout(recorder, policy, seeds), total=len(seeds), desc=env_id, unit="episode")
-    drives = [Drive(*recorder.finished[result.seed], result) for result in results]
-    envs.close()
-    return sorted(drives, key=lambda each: each.result.index)
+    ray: str | None = None
+    """Ray cluster that drives instead: "auto" for this machine's, its head's host:port, or "local" for a new one"""
 
 
 def scores(drives: Sequence[Drive], task: TaskConfig = CAR_RACING) -> dict[str, float]:
@@ -294,7 +213,8 @@ def main(args: Args) -> dict[str, Any]:
     controller = Controller.from_pretrained(args.controller)
     common: dict[str, Any] = {"world_model": args.world_model, "max_episode_steps": args.max_steps}
     dream_id, real_id = env_ids(args.world_model)
-    real = drive(real_id, controller, seeds=VALIDATION_SEEDS[: args.tracks], lanes=args.workers, **common)
+    seeds = VALIDATION_SEEDS[: args.tracks]
+    real = drive(real_id, controller, seeds=seeds, lanes=args.workers, ray=args.ray, **common)
     settings = {"lanes": args.dreams, "temperature": args.temperature, **common}
     dream = drive(dream_id, controller, seeds=range(args.dreams), **settings)
     compared = report(real, dream, WorldModel.from_pretrained(args.world_model).config, args.out)

@@ -1,4 +1,4 @@
-"""Collect drives of a real env with several processes, or draw the frames of kept drives again.
+"""Collect drives of a real env with several processes or machines, or draw the frames of kept drives again.
 
 python -m training.collect --out runs/mine/rollouts --episodes 100 --policy scripted --burst-rate 0.02
 python -m training.collect --out runs/mine/rollouts --replay
@@ -32,7 +32,7 @@ from training.rollouts import (
     load_task,
     save_frames,
 )
-from training.workers import map_jobs
+from training.workers import here, map_jobs, weights_of
 from wm_gym.car_racing import CAR_RACING
 from wm_gym.evaluate import rollout
 from wm_gym.frames import kept_size
@@ -42,6 +42,9 @@ from wm_gym.wrappers import RNNHiddenObservation, VAELatentObservation
 
 TRAINING_SEEDS = range(0, 1_000_000)
 """Seeds for collection and training."""
+
+Driven = tuple[Episode, npt.NDArray[np.uint8]]
+"""What comes of a job: the episode, and its frames, uint8 ``(T + 1, 64, 64, 3)``."""
 
 
 @dataclass
@@ -76,16 +79,17 @@ class Args:
     """version of the frames, see wm_gym.frames; "whole" for all envs but CarRacing"""
     workers: int = 2
     """number of processes"""
+    ray: str | None = None
+    """Ray cluster that drives instead: "auto" for this machine's, its head's host:port, or "local" for a new one"""
     replay: bool = False
     """draw missing frames of the episodes in the folder again, instead of collecting"""
 
 
 @dataclass(frozen=True)
 class Drive:
-    """One job of a worker: drive the env after ``seed`` and write the episode to ``folder``."""
+    """One job of a worker: drive the env after ``seed``."""
 
     task: TaskConfig
-    folder: Path
     seed: int
     driver: Driver
     max_steps: int
@@ -121,55 +125,63 @@ class Patience(gym.Wrapper):
         return observation, reward, terminated, truncated or self.waited >= self.steps, info
 
 
-def drive(job: Drive) -> Episode:
-    """Drive one episode and save it with its frames."""
+def drive(job: Drive) -> Driven:
+    """Drive one episode."""
     recorder = Recorder(make_env(job.task), job.version)
     env: gym.Env = gym.wrappers.TimeLimit(recorder, job.max_steps)
     if job.patience:
         env = Patience(env, job.patience)
     if job.driver.world_model is not None:
-        env = RNNHiddenObservation(VAELatentObservation(env, job.driver.world_model))
-    policy = load_policy(job.driver.policy, env, job.seed)
+        env = RNNHiddenObservation(VAELatentObservation(env, here(job.driver.world_model, "world_model")))
+    policy = load_policy(here(job.driver.policy, "controller"), env, job.seed)
     if job.driver.member is not None:
         policy = policy.member(job.driver.member)  # type: ignore[attr-defined]
     if job.driver.burst_rate > 0:
         policy = ActionBursts(policy, env.action_space, job.driver.burst_rate, job.driver.burst_length, job.seed)
     list(rollout(env, policy, [job.seed]))
     env.close()
-    return recorder.save(job.folder, job.seed, job.driver)
+    return recorder.episode(job.seed, job.driver), np.stack(recorder.frames)
 
 
 @dataclass(frozen=True)
 class Replay:
-    """One job of a worker: draw the frames of the episode in ``path`` again."""
+    """One job of a worker: draw the frames of an episode again; ``path`` is where it was kept."""
 
     task: TaskConfig
     path: Path
+    episode: Episode
     version: str
 
 
-def draw_again(task: TaskConfig, path: Path, version: str) -> tuple[Episode, Recorder, list[npt.NDArray[np.uint8]]]:
+def draw_again(
+    task: TaskConfig, path: Path, episode: Episode, version: str
+) -> tuple[Recorder, list[npt.NDArray[np.uint8]]]:
     """Drive an episode's actions again.
 
+    Args:
+        task: of the episode.
+        path: where it was kept, for the error.
+        episode: whose actions.
+        version: of the frames that are recorded.
+
     Returns:
-        The episode, what was recorded now, and the T + 1 frames as the env drew them, uint8 ``(H, W, 3)``.
+        What was recorded now, and the T + 1 frames as the env drew them, uint8 ``(H, W, 3)``.
 
     Raises:
         RuntimeError: when the rewards differ from the recorded ones: this env is not the one that was recorded.
     """
-    episode, env = Episode.load(path), Recorder(make_env(task), version)
+    env = Recorder(make_env(task), version)
     frames = env.drive_again(episode.seed, episode.actions)
     env.close()
     if not env.earned(episode.rewards):
         raise RuntimeError(f"{path}: its actions do not earn the recorded rewards on this {task.env}")
-    return episode, env, frames
+    return env, frames
 
 
-def replay(job: Replay) -> Episode:
-    """Drive an episode's actions again, write its frames, and return the episode; raises what `draw_again` does."""
-    episode, env, _ = draw_again(job.task, job.path, job.version)
-    save_frames(job.path.parent, episode.seed, job.version, np.stack(env.frames))
-    return episode
+def replay(job: Replay) -> Driven:
+    """Drive an episode's actions again; raises what `draw_again` does."""
+    env, _ = draw_again(job.task, job.path, job.episode, job.version)
+    return job.episode, np.stack(env.frames)
 
 
 def new_drives(args: Args, task: TaskConfig) -> list[Drive]:
@@ -184,7 +196,6 @@ def new_drives(args: Args, task: TaskConfig) -> list[Drive]:
     return [
         Drive(
             task,
-            args.out,
             seed,
             replace(driver, member=seed % args.members if args.members else None),
             args.max_steps,
@@ -198,7 +209,10 @@ def new_drives(args: Args, task: TaskConfig) -> list[Drive]:
 def main(args: Args) -> list[Episode]:
     """Run the missing drives (or replays) and return their episodes; kept episodes are not touched.
 
+    Workers only drive. Each episode is written here as it comes in, so they need no disk of this machine's.
+
     Raises:
+        wm_gym.ArtifactError: when there is no such policy or world model.
         ValueError: for a frame version that is not for the env's frames, or a folder of another env's episodes.
     """
     task = load_task(args.out) if args.replay else TaskConfig.of(args.env, **json.loads(args.env_kwargs))
@@ -207,16 +221,20 @@ def main(args: Args) -> list[Episode]:
         paths = [
             path for path in episode_files(args.out) if not frames_file(args.out, int(path.stem), args.frames).is_file()
         ]
-        results = map_jobs(replay, [Replay(task, path, args.frames) for path in paths], args.workers)
-        total = len(paths)
+        again = [Replay(task, path, Episode.load(path), args.frames) for path in paths]
+        results, total = map_jobs(replay, again, args.workers, args.ray), len(again)
     else:
         keep_task(args.out, task)
-        drives = new_drives(args, task)
-        results, total = map_jobs(drive, drives, args.workers), len(drives)
+        drives, world_model = new_drives(args, task), None if args.world_model is None else str(args.world_model)
+        weights = weights_of(args.policy, world_model)
+        results, total = map_jobs(drive, drives, args.workers, args.ray, weights), len(drives)
     episodes, frames, start = [], 0, time.monotonic()
     name = "replay" if args.replay else f"collect {args.policy}"
     with closing(results), tqdm(results, total=total, desc=name, unit="episode") as bar:
-        for episode in bar:
+        for episode, drawn in bar:
+            save_frames(args.out, episode.seed, args.frames, drawn)
+            if not args.replay:
+                episode.save(args.out)  # last: its file says that all is there
             episodes.append(episode)
             frames += len(episode.actions) + 1
             mean = float(np.mean([e.rewards.sum() for e in episodes]))

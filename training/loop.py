@@ -26,6 +26,7 @@ from tqdm import tqdm
 from training import closed_loop, collect, encode, gradient, open_loop, train_controller, train_rnn, train_vae
 from training.checkpoints import append_log, read_log
 from training.closed_loop import VALIDATION_SEEDS
+from training.driving import drive
 from training.files import alone, keep_settings, write_json
 from training.pictures import draw_progress, draw_round
 from training.presets import FREE, MOST_CANDIDATES, SEED_TRACKS, Args, parse
@@ -63,6 +64,7 @@ def first_drives(args: Args) -> list[collect.Args]:
         env_kwargs=args.env_kwargs,
         first_seed=args.seed * SEED_TRACKS,
         workers=args.workers,
+        ray=args.ray,
         frames=args.vae.frames,
     )
     random = args.random_episodes
@@ -102,6 +104,7 @@ def own_drives(args: Args, number: int) -> collect.Args:
         max_steps=args.max_steps,
         patience=args.own_patience,
         workers=args.workers,
+        ray=args.ray,
         frames=args.vae.frames,
     )
 
@@ -161,12 +164,12 @@ def validate(args: Args, folder: Path, tracks: int, candidate: str = "") -> dict
         candidate: folder in the round's of the controller and for what is drawn; the round's own by default.
     """
     controller, model = Controller.from_pretrained(folder / candidate / "controller"), folder / "world_model"
-    dream, real = (
-        closed_loop.drive(env, controller, model, VALIDATION_SEEDS[:tracks], lanes, max_episode_steps=args.max_steps)
-        for env, lanes in zip(env_ids(model), (tracks, args.workers), strict=True)
-    )
-    compared = closed_loop.report(real, dream, WorldModel.from_pretrained(model).config, folder / candidate)
-    frames = sum(each.result.steps + 1 for each in real)
+    dream, real = env_ids(model)
+    seeds, steps = VALIDATION_SEEDS[:tracks], args.max_steps
+    dreamt = drive(dream, controller, model, seeds, tracks, max_episode_steps=steps)
+    driven = drive(real, controller, model, seeds, args.workers, args.ray, max_episode_steps=steps)
+    compared = closed_loop.report(driven, dreamt, WorldModel.from_pretrained(model).config, folder / candidate)
+    frames = sum(each.result.steps + 1 for each in driven)
     return {**{key: compared[key] for key in ("real", "dream", "kinder_since", "alarms")}, "frames": frames}
 
 
@@ -177,7 +180,8 @@ def run_round(args: Args, number: int) -> dict[str, Any]:
     with timer("collect"):
         for drives in first_drives(args):
             collect.main(drives)
-        collect.main(collect.Args(out=run / "rollouts", workers=args.workers, frames=args.vae.frames, replay=True))
+        how: dict[str, Any] = {"workers": args.workers, "ray": args.ray, "frames": args.vae.frames}
+        collect.main(collect.Args(out=run / "rollouts", replay=True, **how))
     with timer("vae"):
         epochs = vae_epochs(args, number)
         data: dict[str, Any] = {"rollouts": run / "rollouts", "out": run / "vae"}
@@ -188,7 +192,7 @@ def run_round(args: Args, number: int) -> dict[str, Any]:
         epochs = args.rnn.epochs + number * args.rnn_epochs
         rate = args.rnn_learning_rate if number else args.rnn.learning_rate
         data = {"latents": run / "latents", "out": run / "rnn"}
-        how: dict[str, Any] = {"epochs": epochs, "learning_rate": rate, "seed": args.seed, "tf32": args.tf32}
+        how = {"epochs": epochs, "learning_rate": rate, "seed": args.seed, "tf32": args.tf32}
         artifact = train_rnn.main(replace(args.rnn, **data, **how))
     # the population is saved last: once it is there, its drives must not change the dream that it came from
     if not (kept / "population").is_dir():
@@ -308,6 +312,7 @@ def main(args: Args) -> dict[str, Any]:
                 seed=args.seed,
                 generations=args.real_generations,
                 lanes=args.workers,
+                ray=args.ray,
             )
         )
     return best

@@ -114,7 +114,8 @@ def export_dataset(args: Export) -> minari.MinariDataset:
 def _buffers(paths: list[Path]) -> Iterator[EpisodeBuffer]:
     """Drive episodes again, one at a time, as Minari takes them."""
     for path in tqdm(paths, desc="export", unit="episode"):
-        episode, env, frames = draw_again(CAR_RACING, path, FRAMES)
+        episode = Episode.load(path)
+        env, frames = draw_again(CAR_RACING, path, episode, FRAMES)
         last = np.arange(1, len(frames)) == len(episode.actions)
         yield EpisodeBuffer(
             seed=episode.seed,

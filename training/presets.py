@@ -23,7 +23,7 @@ SMALL_VAE = VAEConfig(latent_size=16, channels=(16, 32, 64, 128))
 """For frames with less to see than CarRacing's."""
 
 DEVICES = ("vae.device", "rnn.device", "controller.device")
-FREE = ("run", "rounds", "finalists", "real_generations", "workers", "tf32", "track", *DEVICES)
+FREE = ("run", "rounds", "finalists", "real_generations", "workers", "ray", "tf32", "track", *DEVICES)
 """Settings that may change when a run goes on."""
 
 
@@ -85,6 +85,8 @@ class Args:
     """steps of a real drive at most"""
     workers: int = 2
     """processes that drive the real env"""
+    ray: str | None = None
+    """Ray cluster that drives instead: "auto" for this machine's, its head's host:port, or "local" for a new one"""
     tf32: bool = False
     """let CUDA round products and convolutions to TF32 in all training; the stages' own switches do not count"""
     track: bool = True

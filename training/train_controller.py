@@ -3,9 +3,9 @@
     python -m training.train_controller --world-model runs/mine/rnn/world_model --out runs/mine/controller
     python -m training.train_controller --env LatentCarRacing-v0 --lanes 2 --generations 5
 
-The population's members are lanes of one vector env. All members of a generation meet the same starts and noise (common
-random numbers), so their scores differ by what they do. With --gradient.steps, gradients through short dreams find C
-first (see training.gradient), and CMA-ES begins there.
+The population's members are lanes of one vector env, or drive the real env on workers. All members of a generation meet
+the same starts and noise (common random numbers), so their scores differ by what they do. With --gradient.steps,
+gradients through short dreams find C first (see training.gradient), and CMA-ES begins there.
 
 CMA-ES's state is kept as ``<out>/cma.pkl``, a pickle: go on only with a folder that you trust. The controllers are
 safetensors.
@@ -32,6 +32,7 @@ from training import gradient
 from training.checkpoints import append_log, cut_log, randn
 from training.collect import TRAINING_SEEDS
 from training.device import choose_device
+from training.driving import drive_real
 from training.files import alone, keep_settings, write_atomic
 from training.tracking import track, tracking
 from wm_gym.actions import draw_action
@@ -46,7 +47,7 @@ STATE = "cma.pkl"
 HARD_DREAMS = 50
 """Dreams of each member in `hard_dreams`."""
 
-FREE = ("out", "generations", "lanes", "device", "tf32", "track")
+FREE = ("out", "generations", "lanes", "ray", "device", "tf32", "track")
 """Settings that may change when a training goes on."""
 
 
@@ -82,6 +83,8 @@ class Args:
     """dreams start at the first frame of an "episode", or from "any" stored moment"""
     lanes: int = 0
     """episodes at a time; 0 for all of a generation (the dream), on the real env one process each"""
+    ray: str | None = None
+    """Ray cluster that drives instead: "auto" for this machine's, its head's host:port, or "local" for a new one"""
     device: str = "cpu"
     """where the dream runs: a torch device; "auto" is CUDA where there is one, else the CPU"""
     tf32: bool = False
@@ -163,6 +166,16 @@ def evaluate(
     return scores.mean(axis=1)
 
 
+def evaluate_real(
+    args: Args, members: npt.NDArray[np.floating], seeds: npt.NDArray[np.int64], config: ControllerConfig
+) -> npt.NDArray[np.float64]:
+    """Return each member's mean score over real tracks, ``(M,)``, for parameters ``(M, P)``."""
+    episodes = [(int(seed), member) for member in range(len(members)) for seed in seeds]
+    workers, how = args.lanes or len(episodes), {"max_episode_steps": args.max_steps}
+    drives = drive_real(Controller(members, config), args.world_model, episodes, workers, args.ray, **how)
+    return np.array([each.result.score for each in drives]).reshape(len(members), len(seeds)).mean(axis=1)
+
+
 def hard_dreams(
     world_model: str, members: npt.NDArray[np.floating], config: ControllerConfig, max_steps: int
 ) -> npt.NDArray[np.float64]:
@@ -214,7 +227,7 @@ def main(args: Args) -> Path:
     """Evolve until ``args.generations`` and return the folder of the mean controller; each generation is kept.
 
     Raises:
-        ValueError: for an unknown env, or gradients through or weighed pay of the real one.
+        ValueError: for an unknown env, gradients through or weighed pay of the real one, or a cluster for dreams.
     """
     dream, real = env_ids(args.world_model)
     args = replace(args, env=args.env or dream)
@@ -222,8 +235,10 @@ def main(args: Args) -> Path:
         raise ValueError(f"--env must be {dream} or {real}, got {args.env!r}")
     if args.env == real and args.gradient.steps:
         raise ValueError(f"only a dream has gradients: use --env {dream}, or --gradient.steps 0")
+    if args.env == dream and args.ray is not None:
+        raise ValueError(f"dreams are lanes of this process: --ray is for --env {real}")
     kwargs: dict[str, Any] = {"world_model": args.world_model, "max_episode_steps": args.max_steps}
-    lanes = args.lanes or args.population * args.rollouts
+    lanes = (args.lanes or args.population * args.rollouts) if args.env == dream else 1  # a real one for its spaces
     if args.env == dream:
         kwargs |= {"temperature": args.temperature, "sampling": args.sampling, "starts": args.starts}
         kwargs |= {"device": str(choose_device(args.device, args.tf32))}
@@ -246,7 +261,11 @@ def main(args: Args) -> Path:
             np.random.seed(rng.integers(2**32))  # cma draws from NumPy's global stream
             samples = evolution.ask()
             members = complete(samples)
-            scores = evaluate(envs, members, rng.choice(len(TRAINING_SEEDS), args.rollouts, replace=False), config)
+            seeds = rng.choice(len(TRAINING_SEEDS), args.rollouts, replace=False)
+            if args.env == dream:
+                scores = evaluate(envs, members, seeds, config)
+            else:
+                scores = evaluate_real(args, members, seeds, config)
             evolution.tell(samples, list(-scores))
             training = {"env": args.env, "generation": generation + 1, "population_score": float(scores.mean())}
             how = {"gradient_steps": args.gradient.steps, "temperature": args.temperature} if args.env == dream else {}

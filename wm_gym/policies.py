@@ -11,6 +11,8 @@ import numpy as np
 from wm_gym.actions import draw_action, rescale
 
 State = tuple[np.ndarray, ...] | None
+WEIGHTLESS = ("random", "scripted", "scripted-varied")
+"""Names of policies that have no weights, for `load_policy`."""
 
 
 @runtime_checkable
