@@ -13,6 +13,7 @@ from training import collect
 from training import minari as stage
 from training.encode import open_frames
 from training.rollouts import Driver, Episode, episode_files, frames_file
+from wm_gym.car_racing import CAR_RACING
 from wm_gym.frames import encoder_input
 
 FRAMES, STEPS = "gauges96", 30
@@ -35,7 +36,9 @@ def rollouts(tmp_path_factory):
     """Two short drives of the real CarRacing."""
     folder = tmp_path_factory.mktemp("drives") / "rollouts"
     for seed in (3, 4):
-        collect.drive(collect.Drive(folder, seed, Driver("random", "random", burst_rate=0.2), STEPS, 0, FRAMES))
+        collect.drive(
+            collect.Drive(CAR_RACING, folder, seed, Driver("random", "random", burst_rate=0.2), STEPS, 0, FRAMES)
+        )
     return folder
 
 
