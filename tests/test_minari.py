@@ -102,8 +102,8 @@ def test_rollouts_come_back_from_their_dataset_with_frames_and_all(rollouts, tmp
 
 
 def test_an_episode_that_ends_is_terminated_and_not_truncated(rollouts, tmp_path, monkeypatch):
-    def draw_again(path, version):
-        episode, env, frames = collect.draw_again(path, version)
+    def draw_again(*args):
+        episode, env, frames = collect.draw_again(*args)
         return replace(episode, terminated=True), env, frames
 
     monkeypatch.setattr(stage, "draw_again", draw_again)

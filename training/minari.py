@@ -184,7 +184,6 @@ def import_dataset(args: Import) -> list[Episode]:
         ValueError: for an unknown frame version, other actions than CarRacing's, or when nothing can be taken.
     """
     check_version(args.frames)
-    keep_task(args.out, CAR_RACING)
     dataset = open_dataset(args.dataset)
     driver = Driver(f"minari:{args.dataset}", args.label)
     taken = {int(path.stem) for path in episode_files(args.out)}
@@ -201,6 +200,8 @@ def import_dataset(args: Import) -> list[Episode]:
         else:
             taken.add(seed)
             jobs.append(Given(args.dataset, index, seed, driver, args.out, args.frames))
+    if jobs:
+        keep_task(args.out, CAR_RACING)
     episodes = []
     for result in tqdm(map_jobs(take, jobs, args.workers), total=len(jobs), desc="import", unit="episode"):
         if isinstance(result, str):
