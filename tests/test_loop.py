@@ -30,8 +30,9 @@ def training_v(run):
     return (run / "vae" / "checkpoint.pt").is_file()
 
 
-def in_the_second_rounds_drives(run):
-    return len(episode_files(run / "rollouts")) > FIRST_DRIVES + SETTINGS.own_episodes
+def in_the_first_rounds_drives(run):
+    """Not the last one's: what goes on there encodes drives that an unkilled run leaves to its next round."""
+    return len(episode_files(run / "rollouts")) > FIRST_DRIVES
 
 
 def moved(kill):
@@ -51,7 +52,7 @@ KILLS = [
     kills.in_write(9),
     kills.when(training_v),
     kills.in_write(25),
-    moved(kills.when(in_the_second_rounds_drives)),
+    moved(kills.when(in_the_first_rounds_drives)),
 ]
 
 

@@ -68,7 +68,8 @@ def test_the_comparison_writes_a_row_for_each_memory(tmp_path):
     for seed in range(4):
         drive_of(model, 12 + seed, seed).save(tmp_path / "latents")
     content = {"model": model.vae.state_dict(), "fingerprint": fingerprint(model.vae), "frames": "crop84", "epoch": 1}
-    save_checkpoint(tmp_path / "latents/vae.pt", content | {"config": asdict(model.config.vae)})
+    content |= {"config": asdict(model.config.vae), "task": asdict(model.config.task)}
+    save_checkpoint(tmp_path / "latents/vae.pt", content)
     how = replace(memories.equals(), batch=2, chunk=8, held_out=3, starts=8, window=5, device="cpu")
     sizes = {"latents": tmp_path / "latents", "seconds": 0.01, "moments": 4, "lanes": 3, "turns": 1, "turn": 0.01}
     memories.main(memories.Args(**sizes, rnn=how, horizons=(1, 5), out=tmp_path / "memories.json"))

@@ -7,12 +7,14 @@ import gymnasium as gym
 import minari
 import numpy as np
 import pytest
+from conftest import ACROBOT
 from minari.data_collector import EpisodeBuffer
 
 from training import collect
 from training import minari as stage
 from training.encode import open_frames
-from training.rollouts import Driver, Episode, episode_files, frames_file
+from training.rollouts import Driver, Episode, episode_files, frames_file, keep_task
+from wm_gym.car_racing import CAR_RACING
 from wm_gym.frames import encoder_input
 
 FRAMES, STEPS = "gauges96", 30
@@ -35,7 +37,9 @@ def rollouts(tmp_path_factory):
     """Two short drives of the real CarRacing."""
     folder = tmp_path_factory.mktemp("drives") / "rollouts"
     for seed in (3, 4):
-        collect.drive(collect.Drive(folder, seed, Driver("random", "random", burst_rate=0.2), STEPS, 0, FRAMES))
+        collect.drive(
+            collect.Drive(CAR_RACING, folder, seed, Driver("random", "random", burst_rate=0.2), STEPS, 0, FRAMES)
+        )
     return folder
 
 
@@ -98,9 +102,17 @@ def test_rollouts_come_back_from_their_dataset_with_frames_and_all(rollouts, tmp
     assert stage.import_dataset(stage.Import("mine-v0", tmp_path / "new")) == []  # all there
 
 
+def test_episodes_of_another_env_are_no_car_racing(theirs, tmp_path):
+    keep_task(tmp_path / "acrobot", ACROBOT)
+    with pytest.raises(ValueError, match="holds episodes of Acrobot-v1, but"):
+        stage.export_dataset(stage.Export("mine-v0", tmp_path / "acrobot"))
+    with pytest.raises(ValueError, match="holds episodes of Acrobot-v1, but"):
+        stage.import_dataset(replace(dataset_of(theirs), out=tmp_path / "acrobot"))
+
+
 def test_an_episode_that_ends_is_terminated_and_not_truncated(rollouts, tmp_path, monkeypatch):
-    def draw_again(path, version):
-        episode, env, frames = collect.draw_again(path, version)
+    def draw_again(task, path, version):
+        episode, env, frames = collect.draw_again(task, path, version)
         return replace(episode, terminated=True), env, frames
 
     monkeypatch.setattr(stage, "draw_again", draw_again)

@@ -150,7 +150,7 @@ def test_the_best_agent_is_kept_and_filmed(small, monkeypatch, world_model_folde
     scores = iter([3.0, 5.0, 4.0])
     saved = []
 
-    def summary(results):
+    def summary(results, solved):
         return {"mean": summary.mean}
 
     def validated(args, agent, env, lanes):

@@ -132,7 +132,7 @@ def test_ends_come_with_their_probability(make_vec, random_actions):
 def test_latents_come_from_the_mixture_at_its_temperature(make_vec, make, temperature, coast):
     env = make()
     env.reset(seed=0, options={"start": 14})
-    lanes = 2000
+    lanes = 8000
     envs = make_vec(lanes, temperature=temperature, autoreset_mode=AutoresetMode.DISABLED)
     envs.reset(seed=1, options={"state": env.unwrapped.get_state()})
     observation, *_ = envs.step(np.stack([coast] * lanes))

@@ -68,15 +68,15 @@ def load_latents(folder: Path, fingerprint: str) -> list[LatentEpisode]:
         FileNotFoundError: for a folder without any.
         ValueError: when one was encoded by another V.
     """
-    episodes = [LatentEpisode.load(path) for path in episode_files(folder)]
-    if not episodes:
+    paths = episode_files(folder)
+    if not paths:
         raise FileNotFoundError(f"no encoded episodes in {folder}: run `python -m training.encode` first")
-    stale = [episode.seed for episode in episodes if episode.vae != fingerprint]
+    stale = [int(path.stem) for path in paths if LatentEpisode.encoder(path) != fingerprint]
     if stale:
         raise ValueError(
             f"{folder}: episodes {stale[:5]} were encoded by another V: run `python -m training.encode` again"
         )
-    return episodes
+    return [LatentEpisode.load(path) for path in paths]
 
 
 @dataclass(frozen=True)

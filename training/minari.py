@@ -32,7 +32,7 @@ from tqdm import tqdm
 
 from training.collect import draw_again
 from training.files import alone
-from training.rollouts import Driver, Episode, Recorder, episode_files, keep_task, load_task
+from training.rollouts import Driver, Episode, Recorder, episode_files, load_task
 from training.workers import map_jobs
 from wm_gym.car_racing import CAR_RACING
 from wm_gym.frames import check_version
@@ -75,6 +75,12 @@ class Import:
     """number of processes"""
 
 
+def check_car_racing(rollouts: Path) -> None:
+    """Raise ValueError for a folder that holds episodes of another env."""
+    if (task := load_task(rollouts)).env != CAR_RACING.env:
+        raise ValueError(f"{rollouts} holds episodes of {task.env}, but these datasets are of {CAR_RACING.env}")
+
+
 def export_dataset(args: Export) -> minari.MinariDataset:
     """Write the dataset and return it; one that can't be finished is removed.
 
@@ -85,10 +91,7 @@ def export_dataset(args: Export) -> minari.MinariDataset:
         ValueError: for episodes of another env.
     """
     paths, folder = episode_files(args.rollouts), get_dataset_path(args.dataset)
-    if (task := load_task(args.rollouts)) != CAR_RACING:
-        raise ValueError(
-            f"{args.rollouts} holds episodes of {task.env}: only those of {CAR_RACING.env} can be exported"
-        )
+    check_car_racing(args.rollouts)
     if not paths:
         raise FileNotFoundError(f"no episodes in {args.rollouts}: run `python -m training.collect` first")
     if folder.exists():
@@ -185,7 +188,7 @@ def import_dataset(args: Import) -> list[Episode]:
         ValueError: for an unknown frame version, other actions than CarRacing's, or when nothing can be taken.
     """
     check_version(args.frames)
-    keep_task(args.out, CAR_RACING)
+    check_car_racing(args.out)
     dataset = open_dataset(args.dataset)
     driver = Driver(f"minari:{args.dataset}", args.label)
     taken = {int(path.stem) for path in episode_files(args.out)}

@@ -45,6 +45,7 @@ class RandomPolicy:
     """
 
     def __init__(self, observation_space: gym.Space, action_space: gym.Space, seed: int | None = None) -> None:
+        draw_action(action_space, np.random.default_rng())  # refuses other spaces
         self.observation_space = observation_space
         self.space = action_space
         self.rng = np.random.default_rng(seed)
