@@ -41,8 +41,10 @@ def head():
 
 @pytest.fixture
 def cluster(head):
-    """The cluster with two nodes of one core each."""
-    while len(head.worker_nodes) < 2:
+    """The cluster with two new nodes of one core each: a new node clears the folder of code that all share here."""
+    for node in list(head.worker_nodes):
+        head.remove_node(node)
+    for _ in range(2):
         head.add_node(num_cpus=1)
     return head
 
