@@ -12,7 +12,7 @@ import torch
 from conftest import ACROBOT, contents, make_world_model
 
 from benchmarks import score, transfer
-from training import closed_loop, collect, drives, gradient, loop, train_controller
+from training import closed_loop, collect, drives, driving, gradient, loop, train_controller
 from training.latents import LatentEpisode, Sequences
 from training.presets import PRESETS
 from training.rollouts import Episode, episode_files, load_task, open_frames
@@ -277,6 +277,8 @@ def test_the_benchmarks_of_a_small_run(small_run, tmp_path, monkeypatch):
     world_model, controller = str(best / "world_model"), str(best / "controller")
     for env_id in env_ids(world_model):
         monkeypatch.setattr(gym.spec(env_id), "max_episode_steps", 12)
+    for module in (driving, transfer):  # short episodes, and so no workers, which would not know
+        monkeypatch.setattr(module, "map_jobs", lambda function, jobs, *_: (function(job) for job in jobs))
     monkeypatch.setattr(score, "TEST_SEEDS", range(2_000_000, 2_000_002))
     score.main(score.Args(policy=controller, world_model=world_model, out=tmp_path / "score.json", workers=1))
     scored = json.loads((tmp_path / "score.json").read_text())
