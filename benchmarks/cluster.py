@@ -119,7 +119,7 @@ def measure(args: Args, place: Path) -> tuple[list[dict[str, Any]], dict[str, An
         "frames": frames / len(episodes),
         "seconds": frames / len(episodes) / alone["frames_per_second"],
         "bytes": sum(stored) / len(episodes),
-        "home_seconds": max(alone["home"], median(timed(save)[0] for _ in range(5)) * len(last.actions) / 1000),
+        "home_seconds": max(alone["home"], median(timed(save)[0] for _ in range(5))),
         "weights": sum(weights),
         "start": alone["start"],
     }
