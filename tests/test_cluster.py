@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +29,14 @@ REPOSITORY = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
-def head():
+def place():
+    """A folder of a short name, as sockets need it."""
+    with tempfile.TemporaryDirectory(prefix="ray") as folder:
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def head(place):
     """A cluster whose head drives nothing."""
     os.environ.update(QUIET)
     soon = {"health_check_period_ms": 500}  # is a dead node found out
@@ -40,12 +48,10 @@ def head():
 
 
 @pytest.fixture
-def cluster(head):
-    """The cluster with two new nodes of one core each: a new node clears the folder of code that all share here."""
-    for node in list(head.worker_nodes):
-        head.remove_node(node)
-    for _ in range(2):
-        head.add_node(num_cpus=1)
+def cluster(head, place):
+    """The cluster with two nodes of one core each, and each its own place for what Ray writes."""
+    while len(head.worker_nodes) < 2:
+        head.add_node(num_cpus=1, temp_dir=tempfile.mkdtemp(dir=place))
     return head
 
 

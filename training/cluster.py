@@ -27,8 +27,6 @@ NOT_CODE = ["/??*", *(f"!/{name}{rest}" for name in CODE for rest in ("", "/**")
 """What of `ROOT` stays here, as .gitignore would say it; of two letters at least, as Ray calls `ROOT` a dot."""
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_OVERRIDE_RUNTIME_ENV_DEFAULT_EXCLUDES": ""}
 """Settings of Ray: a cluster that is started here tells no one, and does not warn that .git stays here."""
-WINDOW = 2000
-"""Jobs that are waited for at a time, in the order they were given: more than a cluster has cores."""
 
 Parcel = tuple[str, dict[str, bytes]]
 """Where a worker is to have a file or folder, in its working directory, and the content of its files."""
@@ -112,8 +110,7 @@ def map_jobs(
     left = [task.remote(shared, job) for job in jobs]
     try:
         while left:
-            (done,), _ = ray.wait(left[:WINDOW])
-            left.remove(done)
+            (done,), left = ray.wait(left)
             yield ray.get(done)
     finally:
         for unfinished in left:

@@ -95,7 +95,8 @@ def map_jobs(
     Raises:
         Exception: what a job raised; jobs that were not started are dropped.
         ImportError: without Ray, which the extra ``ray`` installs.
-        RuntimeError: when workers die again and again and no job gets done.
+        RuntimeError: when workers die again and again and no job gets done; `training.cluster` says what a cluster
+            raises.
     """
     if ray is not None:
         try:
