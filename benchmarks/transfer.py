@@ -15,9 +15,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from contextlib import closing
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,35 +23,28 @@ import gymnasium as gym
 import matplotlib.pyplot as plt
 import numpy as np
 import numpy.typing as npt
-import torch
 import tyro
 from matplotlib.figure import Figure
 from scipy import stats
-from tqdm import tqdm
 
+from benchmarks.calibration import BINS, calibration, real_drives
 from benchmarks.report import RESULTS, TEST_SEEDS, write_report
 from training import closed_loop, open_loop
 from training.checkpoints import append_log, read_log
 from training.closed_loop import VALIDATION_SEEDS
 from training.drives import GAP_EVERY, gap
 from training.driving import drive
-from training.encode import encoded, fingerprint
-from training.latents import LatentEpisode, Sequences, draw
+from training.encode import fingerprint
 from training.pictures import save_figure, strip
-from training.rollouts import Driver, Recorder
-from training.workers import here, map_jobs, weights_of
-from wm_gym.car_racing import CAR_RACING, ScriptedDriver
+from wm_gym.car_racing import CAR_RACING
 from wm_gym.models.controller import Controller, ControllerConfig
-from wm_gym.policies import ActionBursts, Policy, RandomPolicy, load_policy
+from wm_gym.policies import Policy, RandomPolicy, load_policy
 from wm_gym.registration import env_ids, task_of
-from wm_gym.tasks import make_env
 from wm_gym.world_model import WorldModel
 
 GOOD = 300.0
 """Score of CarRacing's policies among which the comparison is made again: those that drive, or that the dream believes
 to. Of another env it is the mean of the worst and the best real score."""
-BINS = 20
-"""Of the histogram of the probability integral transform."""
 
 Array = npt.NDArray[np.floating]
 
@@ -171,85 +162,6 @@ def agreement(real: Array, dream: Array) -> dict[str, Any]:
     return found | {"regret": float(real.max() - real[dream.argmax()])}
 
 
-# --- the world model alone -----------------------------------------------------------------------------------------
-
-
-def real_drives(args: Args) -> list[LatentEpisode]:
-    """Drive validation seeds, and encode what was seen.
-
-    CarRacing is driven in three ways in turn: a scripted driver with bursts of random actions shows road and recovery,
-    one at half gas straight on leaves the playfield, and random actions of up to a second show grass. Other envs get
-    held random actions, each drive longer ones than the one before, up to a second.
-    """
-    seeds = VALIDATION_SEEDS[: args.drives]
-    alone, weights = partial(real_drive, args.world_model), weights_of(None, args.world_model)
-    results = map_jobs(alone, list(enumerate(seeds)), args.workers, args.ray, weights)
-    with closing(results), tqdm(results, total=len(seeds), desc="drive", unit="drive") as bar:
-        return sorted(bar, key=lambda each: each.seed)
-
-
-def real_drive(world_model: str, job: tuple[int, int]) -> LatentEpisode:
-    """Drive and encode the episode ``(i, seed)``, on a worker."""
-    i, seed = job
-    model = WorldModel.from_pretrained(here(world_model, "world_model"))
-    task = model.config.task
-    env = Recorder(gym.wrappers.TimeLimit(make_env(task), task.max_episode_steps or 1000), model.config.frames)
-    observation, _ = env.reset(seed=seed)
-    driving = task.env == CAR_RACING.env
-    half_gas = np.array([0.0, 0.5, 0.0], np.float32)  # at full gas the wheels spin, and the car stays
-    if driving:
-        bursts = ActionBursts(ScriptedDriver(env), env.action_space, rate=(0.02, 0.0, 1.0)[i % 3], length=50, seed=i)
-    else:
-        random = RandomPolicy(env.observation_space, env.action_space, i)
-        bursts = ActionBursts(random, env.action_space, rate=1.0, length=1 + i % task.fps, seed=i)
-    over = False
-    while not over:
-        action = half_gas if driving and i % 3 == 1 else bursts.predict(observation)[0]
-        observation, _, terminated, truncated, _ = env.step(action)
-        over = terminated or truncated
-    with torch.inference_mode():
-        parts = [model.vae.encode(part) for part in torch.from_numpy(np.stack(env.frames)).split(256)]
-    mu, logvar = (torch.cat(each).numpy() for each in zip(*parts, strict=True))
-    driver = Driver("transfer", "privileged" if driving else "random")
-    env.close()
-    return encoded(env.episode(seed, driver), task, mu, logvar, fingerprint(model.vae))
-
-
-@torch.inference_mode()
-def calibration(model: WorldModel, episodes: Sequence[LatentEpisode]) -> dict[str, Any]:
-    """Return whether M's predictions of the next step are as sure as they should be, along real drives.
-
-    Returns:
-        JSON-able. "pit": the share of each of `BINS` equal bins of the probability integral transform of z under the
-        mixture (all 1 / BINS if it is calibrated), and Kolmogorov and Smirnov's distance from that. "end": the mean
-        probability of an end at steps that ended (recall) and at all others (false alarms).
-    """
-    part = Sequences.of(episodes, model.device, model.config.reward)
-    z = draw(part, model.config.latent, torch.Generator().manual_seed(0))
-    transforms, ending, others = [], list[float](), list[float]()
-    for i, episode in enumerate(episodes):
-        steps = len(episode.actions)
-        state = model.memory.initial_state(1)
-        hidden, _ = model.memory.unroll(z[i : i + 1, :steps], part.actions[i : i + 1, :steps], state)
-        prediction = model.memory.predict(hidden[0])
-        standard = (z[i, 1 : steps + 1].unsqueeze(-1) - prediction.mu) * (-prediction.log_sigma).exp()
-        below = (prediction.logits.softmax(-1) * torch.special.ndtr(standard)).sum(-1)
-        transforms.append(below.flatten().numpy())
-        p = prediction.end_logit.sigmoid().numpy()
-        ending += p[-1:].tolist() if episode.ended else []
-        others += (p[:-1] if episode.ended else p).tolist()
-    pit = np.concatenate(transforms)
-    counts, _ = np.histogram(pit, BINS, (0, 1))
-    return {
-        "pit": {"shares": (counts / counts.sum()).tolist(), "distance": float(stats.kstest(pit, "uniform").statistic)},
-        "end": {
-            "ends": len(ending),
-            "recall": float(np.mean(ending)) if ending else None,
-            "false_alarms": float(np.mean(others)),
-        },
-    }
-
-
 # --- the page ------------------------------------------------------------------------------------------------------
 
 
@@ -325,7 +237,7 @@ def main(args: Args) -> None:
         kept[name] = {"policy": name, **kept[name]}
     lines = [kept[name] for name in policies]
     real, dream = (np.array([line[key]["mean"] for line in lines]) for key in ("real", "dream"))
-    drives = real_drives(args)
+    drives = real_drives(args.world_model, VALIDATION_SEEDS[: args.drives], args.workers, args.ray)
     good_from = GOOD if model.config.task.env == CAR_RACING.env else float(real.min() + real.max()) / 2
     good = np.maximum(real, dream) > good_from
     content: dict[str, Any] = {

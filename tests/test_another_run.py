@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import ACROBOT, contents, make_world_model
 
-from benchmarks import score, transfer
+from benchmarks import calibration, score, transfer
 from training import closed_loop, collect, drives, driving, gradient, loop, train_controller
 from training.latents import LatentEpisode, Sequences
 from training.presets import PRESETS
@@ -277,7 +277,7 @@ def test_the_benchmarks_of_a_small_run(small_run, tmp_path, monkeypatch):
     world_model, controller = str(best / "world_model"), str(best / "controller")
     for env_id in env_ids(world_model):
         monkeypatch.setattr(gym.spec(env_id), "max_episode_steps", 12)
-    for module in (driving, transfer):  # short episodes, and so no workers, which would not know
+    for module in (driving, calibration):  # short episodes, and so no workers, which would not know
         monkeypatch.setattr(module, "map_jobs", lambda function, jobs, *_: (function(job) for job in jobs))
     monkeypatch.setattr(score, "TEST_SEEDS", range(2_000_000, 2_000_002))
     score.main(score.Args(policy=controller, world_model=world_model, out=tmp_path / "score.json", workers=1))
@@ -285,7 +285,7 @@ def test_the_benchmarks_of_a_small_run(small_run, tmp_path, monkeypatch):
     assert (scored["env"], scored["real"]["mean"], scored["real"]["share_-100"]) == ("LatentAcrobot-v0", -12, 1)
     simple, chosen = transfer.simple_policies, ("random", "constant: action 2")
     monkeypatch.setattr(transfer, "simple_policies", lambda env: {name: simple(env)[name] for name in chosen})
-    monkeypatch.setattr(transfer, "make_env", lambda task: gym.wrappers.TimeLimit(make_env(task), 60))
+    monkeypatch.setattr(calibration, "make_env", lambda task: gym.wrappers.TimeLimit(make_env(task), 60))
     out = tmp_path / "transfer.json"
     transfer.main(
         transfer.Args(world_model=world_model, policies=(controller,), tracks=2, drives=1, out=out, workers=1)

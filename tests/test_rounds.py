@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from conftest import make_world_model
 
-from training import bundle, loop, train_vae
+from training import bundle, loop, selection, train_vae
 from training.checkpoints import append_log, read_log
 from training.files import write_json
 from training.presets import PRESETS
@@ -65,12 +65,12 @@ def test_all_candidates_drive_and_the_best_of_the_best_rounds_drive_all_validati
         driven.append((folder.name, candidate, tracks))
         return {"real": {"mean": scores[driven[-1]]}}
 
-    monkeypatch.setattr(loop, "validate", validate)
+    monkeypatch.setattr(selection, "validate", validate)
     args = replace(SMOKE, run=run, finalists=2, validation_tracks=2)
-    assert loop.keep_best(run)["round"] == 1
+    assert selection.keep_best(run)["round"] == 1
     assert best(run) == 11  # round 1, candidate 1
     for _ in range(2):  # the second time nothing is driven again
-        assert loop.final(args)["round"] == 2
+        assert selection.final(args)["round"] == 2
         assert driven == list(scores)
         assert best(run) == 21
     assert [line["round"] for line in read_log(run / "finalists.jsonl")] == [2, 1]

@@ -10,7 +10,7 @@ from conftest import make_world_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks import transfer
+from benchmarks import calibration, transfer
 from training.encode import fingerprint
 from training.latents import LatentEpisode
 from wm_gym.models.memory import sample_mixture
@@ -69,7 +69,7 @@ def dreamt(model: WorldModel, steps: int, shift: float = 0.0) -> LatentEpisode:
 @torch.inference_mode()
 def test_calibration_knows_a_calibrated_mixture_from_a_shifted_one():
     model = make_world_model()
-    good, bad = (transfer.calibration(model, [dreamt(model, 200, shift)]) for shift in (0.0, 1.0))
+    good, bad = (calibration.calibration(model, [dreamt(model, 200, shift)]) for shift in (0.0, 1.0))
     assert good["pit"]["distance"] < 0.03 < 0.2 < bad["pit"]["distance"]
     assert sum(good["pit"]["shares"]) == pytest.approx(1)
     assert good["end"]["ends"] == 1 and 0 < good["end"]["recall"] < 0.2

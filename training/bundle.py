@@ -17,8 +17,8 @@ import tyro
 
 from training.checkpoints import read_log
 from training.files import leaves
-from training.loop import keep_best
 from training.presets import PRESETS
+from training.selection import keep_best
 from wm_gym.artifact import PRETRAINED
 from wm_gym.card import data_label
 from wm_gym.models.controller import Controller
