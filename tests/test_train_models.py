@@ -97,6 +97,17 @@ def test_stopped_and_gone_on_with_it_gives_the_weights_of_one_run(stage, how, no
         assert torch.equal(tensor, stopped["model"][name]), name
 
 
+@pytest.mark.parametrize("feature", ["amx_bf16", "avx512_bf16", "avx2"])
+def test_v_computes_in_bfloat16_where_the_processor_does(feature, noise, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"architecture": "x86_64", feature: True})
+    trained = {}
+    for choice in ("auto", "yes", "no"):
+        train_vae.main(training(train_vae, noise, tmp_path / choice, epochs=1, bfloat16=choice))
+        trained[choice] = load_checkpoint(tmp_path / choice / "checkpoint.pt")["model"]["mu.weight"]
+    assert not torch.equal(trained["yes"], trained["no"])
+    assert torch.equal(trained["auto"], trained["no" if feature == "avx2" else "yes"])
+
+
 @pytest.mark.parametrize("stage", [train_vae, train_rnn], ids=["vae", "rnn"])
 def test_a_finished_stage_is_left_alone_and_goes_on_when_asked_for_more(stage, noise, tmp_path):
     stage.main(training(stage, noise, tmp_path))

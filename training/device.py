@@ -17,3 +17,11 @@ def choose_device(name: str, tf32: bool = False) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name)
+
+
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """Return whether a device multiplies bfloat16 itself; emulated, it takes several times as long as float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    known = torch.cpu.get_capabilities()
+    return device.type == "cpu" and (known.get("amx_bf16", False) or known.get("avx512_bf16", False))

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,7 @@ import tyro
 from tqdm import tqdm
 
 from training.checkpoints import append_log, cosine, cut_log, load_checkpoint, save_checkpoint, segment
-from training.device import choose_device
+from training.device import choose_device, multiplies_bfloat16
 from training.encode import load_vae
 from training.files import alone, keep_settings
 from training.rollouts import episode_files, open_frames
@@ -52,8 +53,9 @@ class Args:
     """version of the frames"""
     gauge_weight: float = 4.0
     """how much more an error on the gauges counts than one elsewhere: they are few pixels that tell much of the car"""
-    bfloat16: bool = True
-    """compute convolutions in bfloat16; weights and losses stay float32"""
+    bfloat16: Literal["auto", "yes", "no"] = "auto"
+    """compute convolutions in bfloat16; weights and losses stay float32; "auto": where the device itself multiplies
+    it, as processors with AMX do"""
     device: str = "auto"
     """a torch device; "auto" is CUDA where there is one, else the CPU"""
     tf32: bool = False
@@ -120,6 +122,7 @@ def novelty(rollouts: Path, vae: Path, newest: int, sampled: int = 1000) -> floa
 def main(args: Args) -> Path:
     """Train V, then its decoder alone, and return the checkpoint's path; each finished epoch is kept."""
     device = choose_device(args.device, args.tf32)
+    bfloat16 = multiplies_bfloat16(device) if args.bfloat16 == "auto" else args.bfloat16 == "yes"
     path, log = args.out / "checkpoint.pt", args.out / "log.jsonl"
     frames = FrameSet(args.rollouts, args.frames)
     torch.manual_seed(args.seed)
@@ -149,7 +152,7 @@ def main(args: Args) -> Path:
                     progress = (now - first) / (last - first) if whole else (now - args.epochs) / args.decoder_epochs
                     group["lr"] = args.learning_rate * cosine(progress)
                 batch = frames[indices].to(device)
-                with torch.autocast(device.type, torch.bfloat16, enabled=args.bfloat16):
+                with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
                     with torch.set_grad_enabled(whole):
                         mu, logvar = vae.encode(batch)
                     z = sample_latent(mu, logvar, torch.randn(mu.shape, generator=noise).to(device)) if whole else mu
