@@ -24,6 +24,9 @@ RUN = "run"
 EXACT = (".npz", ".safetensors", "config.json")
 """Endings of files that are the same bytes in each run; logs are the same lines, but for how long things took."""
 
+NEXT = (RUN + "/latents/*", RUN + "/rnn*/world_model/*")
+"""What the next round would begin with: these hold the last round's drives if its kill came after some of them."""
+
 DEADLY = """
 import os, runpy, signal, sys
 left, sys.argv = int(sys.argv[1]), sys.argv[2:]
@@ -120,6 +123,8 @@ def state(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for path in sorted((folder / RUN).rglob("*")):
         name = str(path.relative_to(folder))
+        if any(map(path.relative_to(folder).match, NEXT)):
+            continue
         if path.name.endswith(EXACT):
             found[name] = path.read_bytes()
         elif path.suffix == ".jsonl":
