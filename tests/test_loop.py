@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 
 from benchmarks.soak import kills
 from training.checkpoints import read_log
@@ -30,9 +31,8 @@ def training_v(run):
     return (run / "vae" / "checkpoint.pt").is_file()
 
 
-def in_the_first_rounds_drives(run):
-    """Not the last one's: what goes on there encodes drives that an unkilled run leaves to its next round."""
-    return len(episode_files(run / "rollouts")) > FIRST_DRIVES
+def in_the_last_rounds_drives(run):
+    return len(episode_files(run / "rollouts")) > FIRST_DRIVES + (SETTINGS.rounds - 1) * SETTINGS.own_episodes
 
 
 def moved(kill):
@@ -52,7 +52,7 @@ KILLS = [
     kills.in_write(9),
     kills.when(training_v),
     kills.in_write(25),
-    moved(kills.when(in_the_first_rounds_drives)),
+    moved(kills.when(in_the_last_rounds_drives)),
 ]
 
 
@@ -115,6 +115,13 @@ def test_the_best_rounds_world_model_and_controller_load(run):
     assert np.array_equal(controller.parameters, same.parameters)
 
 
+def test_a_run_trains_several_memories_of_one_v(run):
+    first, other = (WorldModel.load(run / name / "world_model") for name in ("rnn", "rnn-1"))
+    assert SETTINGS.memories == 2
+    assert all(torch.equal(mine, its) for mine, its in zip(first.vae.parameters(), other.vae.parameters(), strict=True))
+    assert not torch.equal(first.memory.heads.weight, other.memory.heads.weight)
+
+
 def parameters(folders):
     return np.stack([Controller.from_pretrained(folder / "controller").parameters for folder in sorted(folders)])
 
@@ -141,13 +148,17 @@ def test_a_rounds_candidates_drive_in_turn_are_validated_and_the_best_is_its_con
 
 
 @pytest.mark.parametrize("number", range(SETTINGS.rounds))
-def test_a_rounds_candidates_are_the_sought_that_hard_dreams_pay_best(number, run):
+def test_a_rounds_candidates_are_the_refined_and_those_others_that_hard_dreams_pay_best(number, run):
     line, folder = read_log(run / "rounds.jsonl")[number], run / "rounds" / f"{number:03d}"
     sought = parameters(folder.glob("sought/*"))
     assert len(sought) == SETTINGS.sought
     config = Controller.from_pretrained(folder / "controller").config
     paid = hard_dreams(str(folder / "world_model"), sought, config, SETTINGS.max_steps)
-    best = np.argsort(-paid)[: SETTINGS.candidates]
+    refined = SETTINGS.refined if number else 0
+    others = SETTINGS.sought - refined
+    best = [*np.argsort(-paid[:others])[: SETTINGS.candidates - refined], *range(others, SETTINGS.sought)]
+    assert SETTINGS.refined == 1
+    assert [candidate["refined"] for candidate in line["candidates"]] == [i >= others for i in best]
     assert np.array_equal(parameters(folder.glob("candidates/*")), sought[best])
     assert np.array_equal([candidate["dream"] for candidate in line["candidates"]], paid[best])
 

@@ -100,11 +100,10 @@ def test_a_run_needs_a_round_and_a_finalist(changed, tmp_path):
 def test_a_round_stopped_while_its_candidates_drive_keeps_them_and_their_dream(tmp_path, monkeypatch):
     args, kept, found = replace(SMOKE, run=tmp_path), tmp_path / "rounds" / "000", []
 
-    def train_rnn(_):
+    def train_rnn(args):
         model = make_world_model()
         model.starts.gained[:] = len(found)  # as starts of more drives are others
-        model.save(tmp_path / "rnn")
-        return tmp_path / "rnn"
+        model.save(args.out / "world_model")
 
     def find_candidates(args, number):
         found.append(number)
@@ -174,3 +173,33 @@ def test_a_card_names_the_settings_that_differ_from_the_preset(tmp_path):
     write_json(tmp_path / "args.json", asdict(settings))
     said = bundle.command(json.loads((tmp_path / "args.json").read_text()))
     assert said == "python -m training.loop --preset smoke --rounds 7 --rnn.learning-rate 0.5"
+
+
+def test_the_refined_go_on_gently_from_the_best_so_far_and_all_of_them_drive(run, monkeypatch):
+    """Round 1 is the best so far, by a controller that `best` does not hold yet; round 3 seeks 21 + 3."""
+    args = replace(SMOKE, run=run, sought=24, refined=3, candidates=5)
+    begun = []
+
+    def seek(args):
+        parent = None if args.parent is None else Controller.from_pretrained(args.parent).parameters[0]
+        begun.append((parent, args.gradient, args.temperature))
+        config = ControllerConfig(training={"generation": 1})
+        Controller(np.full(867, len(begun) - 1.0), config).save(args.out / "controller")
+
+    monkeypatch.setattr(loop.train_controller, "main", seek)
+    monkeypatch.setattr(loop.train_controller, "hard_dreams", lambda model, parameters, *_: parameters[:, 0] % 20)
+    loop.find_candidates(args, 3)
+    assert [each[:2] for each in begun] == [(None, args.controller.gradient)] * 21 + [(11.0, args.refine)] * 3
+    assert (begun[0][2], begun[20][2]) == (args.coolest, args.hottest)
+    assert args.coolest < begun[21][2] < begun[22][2] < begun[23][2] < args.hottest
+    drive = [Controller.from_pretrained(run / f"rounds/003/candidates/{i}/controller").parameters[0] for i in range(5)]
+    assert drive == [19, 18, 21, 22, 23]
+    assert Controller.from_pretrained(run / "rounds/003/population").parameters[:, 0].tolist() == drive
+    begun.clear()
+    loop.find_candidates(args, 0)  # there is none so far
+    assert [parent for parent, *_ in begun] == [None] * 24
+
+
+def test_a_lone_memory_is_not_doubted(tmp_path):
+    with pytest.raises(ValueError, match="no one to doubt it"):
+        loop.main(replace(SMOKE, run=tmp_path, memories=1))

@@ -12,6 +12,7 @@ from training import collect, gradient, train_controller
 from training.checkpoints import read_log
 from wm_gym.evaluate import make_lanes
 from wm_gym.models.controller import Controller, ControllerConfig
+from wm_gym.world_model import WorldModel
 
 
 def evolving(world_model, out, **changes):
@@ -117,3 +118,38 @@ def test_a_controller_of_z_only_has_no_weights_of_h(world_model_folder, tmp_path
         members = Controller.from_pretrained(tmp_path / name).parameters.reshape(-1, 3, 289)
         assert not members[:, :, 32:-1].any()
         assert members[:, :, :32].any() and members[:, :, -1].any()
+
+
+@pytest.mark.parametrize("steps", [0, 3])
+def test_c_goes_on_from_a_parent(steps, world_model_folder, tmp_path, monkeypatch):
+    """A generation with a tiny step keeps to where it began."""
+    parent = Controller(np.random.default_rng(0).normal(0, 0.1, 867))
+    parent.save(tmp_path / "parent")
+    ascend = Mock(wraps=gradient.ascend)
+    monkeypatch.setattr(gradient, "ascend", ascend)
+    settings = {"parent": str(tmp_path / "parent"), "generations": 1, "sigma": 1e-9}
+    settings["gradient"] = gradient.Args(steps=steps, walkers=4, acting=3, coasting=2, learning_rate=1e-3)
+    train_controller.main(evolving(world_model_folder, tmp_path / "child", **settings))
+    child = Controller.from_pretrained(tmp_path / "child" / "controller")
+    away = np.abs(child.parameters - parent.parameters).max()
+    assert away < 1e-6 if steps == 0 else 1e-4 < away < 3.1e-3  # Adam goes as far as its learning rate at a step
+    assert child.config.training["refined"] is True
+    assert not steps or np.array_equal(ascend.call_args.args[1], parent.parameters)
+
+
+def test_parents_of_other_sizes_or_that_read_what_is_not_sought_are_refused(world_model_folder, tmp_path):
+    Controller(np.zeros(66), ControllerConfig(observation_size=32, low=(-1, 0), high=(1, 1))).save(tmp_path / "other")
+    Controller(np.ones(867)).save(tmp_path / "reads_h")
+    with pytest.raises(ValueError, match="other observations or actions"):
+        train_controller.main(evolving(world_model_folder, tmp_path / "out", parent=str(tmp_path / "other")))
+    with pytest.raises(ValueError, match="reads h"):
+        settings = {"parent": str(tmp_path / "reads_h"), "z_only": True}
+        train_controller.main(evolving(world_model_folder, tmp_path / "out", **settings))
+
+
+def test_other_world_models_are_asked_by_their_names(world_model_folder, tmp_path, monkeypatch):
+    ascend = Mock(return_value=np.zeros(867))
+    monkeypatch.setattr(gradient, "ascend", ascend)
+    settings = {"gradient": gradient.Args(steps=1, doubt=2.0), "generations": 1}
+    train_controller.main(evolving(world_model_folder, tmp_path, others=(world_model_folder,), **settings))
+    assert ascend.call_args.kwargs["others"] == [WorldModel.from_pretrained(world_model_folder)]

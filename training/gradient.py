@@ -11,6 +11,7 @@ road; paid a little, it makes up in speed for tiles that it misses in bends, and
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -22,7 +23,16 @@ from tqdm import trange
 
 from training.checkpoints import cosine
 from wm_gym.models.controller import ControllerConfig
-from wm_gym.models.memory import mixture_mode, put, sample_mixture, select
+from wm_gym.models.memory import (
+    Prediction,
+    State,
+    mixture_mode,
+    mixture_moments,
+    put,
+    sample_mixture,
+    select,
+    squared_disagreement,
+)
 from wm_gym.world_model import WorldModel
 
 Array = TypeVar("Array", Tensor, npt.NDArray[np.floating])
@@ -48,6 +58,9 @@ class Args:
     """price of an action's squared excess over 1.5 before its tanh: a saturated action has no gradient"""
     disturbance: float = 0.0
     """standard deviation of a tremble of actions, as a share of half their range: it teaches to drive with a margin"""
+    doubt: float = 0.0
+    """price of the square of how far memories disagree about a step: where no data told them the same, the dream is
+    no guide"""
 
 
 @dataclass
@@ -74,6 +87,10 @@ TREMBLE = 0.9
 """Share of a tremble that is left a step later: it lasts for some ten steps."""
 
 
+ASKED = 4
+"""Steps from one look at how far memories disagree to the next: all of them would double the time."""
+
+
 class LinearPolicy:
     """C with a gradient: the same function of the same parameters as `wm_gym.Controller`."""
 
@@ -93,6 +110,50 @@ class LinearPolicy:
         return torch.clamp(action, self.low, self.high)
 
 
+class Doubt:
+    """Memories that follow the dreams of another one: where they disagree with it, no data told them the same.
+
+    Args:
+        model: dreams.
+        others: world models of the same V, trained as it was, but from other first weights.
+
+    Raises:
+        ValueError: for no others, or others of another V.
+    """
+
+    def __init__(self, model: WorldModel, others: Sequence[WorldModel]) -> None:
+        if not others:
+            raise ValueError("a price of doubt needs other world models, which may disagree: got none")
+        weights = model.vae.state_dict()
+        for other in others:
+            its = other.vae.state_dict()
+            if other.config.vae != model.config.vae or not all(its[name].equal(weights[name]) for name in weights):
+                raise ValueError("only world models of the same V can disagree about its latents, got one of another")
+        self.memories = [other.memory for other in others]
+        following = [WorldModel(model.config, model.vae, memory, model.starts) for memory in self.memories]
+        # cloned: inference tensors take no part in gradients
+        self.start_states = [tuple(part.clone() for part in each.start_states[1]) for each in following]
+
+    def initial_states(self, lanes: int) -> list[State]:
+        """Return each memory's state before any frame."""
+        return [memory.initial_state(lanes) for memory in self.memories]
+
+    def begin(self, states: list[State], lanes: Tensor, start: Tensor) -> list[State]:
+        """Return the states with those of some lanes ``(n,)`` at the dreaming model's starts ``(n,)``."""
+        each = zip(states, self.start_states, strict=True)
+        return [put(state, lanes, select(at, start)) for state, at in each]
+
+    def step(self, z: Tensor, action: Tensor, states: list[State]) -> list[State]:
+        """Advance each memory by what was dreamt and done: z ``(N, Z)``, action ``(N, A)``."""
+        return [memory.step(z, action, state) for memory, state in zip(self.memories, states, strict=True)]
+
+    def of(self, prediction: Prediction, states: list[State]) -> Tensor:
+        """Return the square of the memories' disagreement, ``(N,)``, with the prediction that z is dreamt from."""
+        theirs = (memory.predict(memory.hidden(state)) for memory, state in zip(self.memories, states, strict=True))
+        means, variances = zip(*map(mixture_moments, (prediction, *theirs)), strict=True)
+        return squared_disagreement(torch.stack(means), torch.stack(variances))
+
+
 def ascend(
     model: WorldModel,
     parameters: npt.NDArray[np.floating],
@@ -103,6 +164,7 @@ def ascend(
     seed: int,
     sampling: str = "sample",
     z_only: bool = False,
+    others: Sequence[WorldModel] = (),
 ) -> npt.NDArray[np.float64]:
     """Return C's parameters ``(P,)`` after ``args.steps`` steps of ascent on what dreams pay.
 
@@ -118,21 +180,23 @@ def ascend(
         seed: of starts and noise.
         sampling: as the dream's: "sample", or "mode" for the mean of the likeliest component.
         z_only: keep C's weights of h at what they are.
+        others: follow the dreams, see `Doubt`.
 
     Raises:
-        ValueError: for choices, no walkers, a look ahead without actions, a negative disturbance, or an unknown
-            sampling.
+        ValueError: for choices, no walkers, a look ahead without actions, a negative disturbance or price of doubt,
+            an unknown sampling, or others of another V or none to doubt.
         FloatingPointError: when the gradient is not finite.
     """
     if config.discrete:
         raise ValueError("no gradient flows through a choice of actions: use --gradient.steps 0, CMA-ES alone")
     if args.walkers < 1 or args.acting < 1 or args.coasting < 0:
         raise ValueError(f"a look ahead needs walkers that act, got {args}")
-    if args.disturbance < 0:
-        raise ValueError(f"the disturbance is a standard deviation, 0 or more, got {args.disturbance}")
+    if args.disturbance < 0 or args.doubt < 0:
+        raise ValueError(f"a disturbance and a price of doubt are 0 or more, got {args}")
     if sampling not in ("sample", "mode"):
         raise ValueError(f'sampling must be "sample" or "mode", got {sampling!r}')
     memory, reward, device = model.memory, model.config.reward, model.device
+    doubt = Doubt(model, others) if args.doubt else None
     policy = LinearPolicy(parameters, config, device)
     optimizer = torch.optim.Adam([policy.rows], lr=args.learning_rate)
     generator = torch.Generator().manual_seed(seed)
@@ -147,6 +211,7 @@ def ascend(
         torch.from_numpy(model.starts.gained).to(device),
     )
     z, state, gained = torch.zeros(n, latents, device=device), memory.initial_state(n), torch.zeros(n, device=device)
+    following = doubt.initial_states(n) if doubt else []
     ahead = args.acting + args.coasting
     age, over = torch.randint(args.length, (n,), generator=generator), torch.ones(n, dtype=torch.bool, device=device)
     with trange(args.steps, desc="gradients", unit="step") as bar:
@@ -155,11 +220,14 @@ def ascend(
             picked = torch.randint(len(start_z), (len(new),), generator=generator).to(device)
             z, gained = z.index_put((new,), start_z[picked]), gained.index_put((new,), start_gained[picked])
             state = put(state, new, select(start_state, picked))
+            if doubt:
+                following = doubt.begin(following, new, picked)
 
             alive, paid = torch.ones(n, device=device), torch.zeros(n, device=device)
             price = torch.zeros((), device=device)
             block: list[Tensor] = []
             dreamt, memorised, count, tremble = z, state, gained, torch.zeros(n, config.action_size, device=device)
+            followed = following
             for t in range(ahead):
                 rows = policy.rows if t < args.acting else policy.rows.detach()
                 action, inside = policy(torch.cat([dreamt, memory.hidden(memorised)], dim=1), rows)
@@ -167,8 +235,12 @@ def ascend(
                     shock = torch.randn(tremble.shape, generator=generator).to(device)
                     tremble = TREMBLE * tremble + (1 - TREMBLE**2) ** 0.5 * shock
                     action = policy.clamp(action + args.disturbance * tremble * (policy.high - policy.low) / 2)
+                if doubt:
+                    followed = doubt.step(dreamt, action, followed)
                 memorised = memory.step(dreamt, action, memorised)
                 prediction = memory.predict(memory.hidden(memorised))
+                if doubt and t % ASKED == ASKED - 1:
+                    paid = paid - args.doubt * ASKED * alive * doubt.of(prediction, followed)
                 noise = torch.randn(n, latents, generator=generator).to(device)
                 if sampling == "mode":
                     dreamt = mixture_mode(prediction)
@@ -192,6 +264,7 @@ def ascend(
                     price = price + args.saturation * (inside.abs() - 1.5).clamp_min(0).square().mean()
                 if t == args.acting - 1:  # where the walkers are when the next look ahead begins
                     z, state = dreamt.detach(), tuple(part.detach() for part in memorised)
+                    following = [tuple(part.detach() for part in each) for each in followed]
                     gained, survival = count, alive.detach()
             for group in optimizer.param_groups:
                 group["lr"] = args.learning_rate * cosine(step / args.steps)

@@ -36,6 +36,9 @@ from wm_gym.models.controller import Controller
 from wm_gym.registration import env_ids
 from wm_gym.world_model import WorldModel
 
+MEMORY_SEEDS = 1000
+"""From the seed of one of a run's Ms to that of the next."""
+
 
 class Timer:
     """Seconds spent in each stage of a round, kept in a file so that a resumed round knows of its finished stages.
@@ -81,6 +84,11 @@ def first_drives(args: Args) -> list[collect.Args]:
     ]
 
 
+def memory_folders(args: Args) -> list[Path]:
+    """Return where the run's Ms are trained; dreams are the first one's."""
+    return [args.run / "rnn", *(args.run / f"rnn-{i}" for i in range(1, args.memories))]
+
+
 def own_seeds(args: Args, number: int) -> range:
     """Return the tracks that the candidates of round ``number`` drive."""
     before = args.random_episodes + args.scripted_episodes + number * args.own_episodes
@@ -110,17 +118,26 @@ def own_drives(args: Args, number: int) -> collect.Args:
 
 
 def find_candidates(args: Args, number: int) -> None:
-    """Seek controllers in a round's dream; those that hard dreams pay best are a population, best first."""
+    """Seek controllers in a round's dream; those that hard dreams pay best, and all refined ones, are a population."""
     folder = args.run / "rounds" / f"{number:03d}"
     model, found = str(folder / "world_model"), []
-    for i, temperature in enumerate(np.geomspace(args.coolest, args.hottest, args.sought).round(3).tolist()):
+    elsewhere = tuple(str(each / "world_model") for each in memory_folders(args)[1:])
+    refined = args.refined if number else 0
+    if refined:
+        keep_best(args.run)  # again: a kill may have come before the last round did
+    others = args.sought - refined
+    temperatures = np.geomspace(args.coolest, args.hottest, others).round(3).tolist()
+    temperatures += np.geomspace(args.coolest, args.hottest, refined + 2)[1:-1].round(3).tolist()
+    for i, temperature in enumerate(temperatures):
         out, seed = folder / "sought" / str(i), args.seed * SEED_TRACKS + number * args.sought + i
-        how: dict[str, Any] = {"world_model": model, "out": out, "temperature": temperature, "tf32": args.tf32}
-        train_controller.main(replace(args.controller, **how, seed=seed))
+        how: dict[str, Any] = {"world_model": model, "others": elsewhere, "out": out, "temperature": temperature}
+        if i >= others:
+            how |= {"parent": str(args.run / "best" / "controller"), "gradient": args.refine}
+        train_controller.main(replace(args.controller, **how, seed=seed, tf32=args.tf32))
         found.append(Controller.from_pretrained(out / "controller"))
     parameters = np.stack([each.parameters for each in found])
     paid = train_controller.hard_dreams(model, parameters, found[0].config, args.max_steps)
-    best = np.argsort(-paid)[: args.candidates]
+    best = [*np.argsort(-paid[:others])[: args.candidates - refined].tolist(), *range(others, args.sought)]
     for place, i in enumerate(best):
         training = found[i].config.training | {"dream": float(paid[i])}
         config = replace(found[i].config, training=training)
@@ -136,7 +153,7 @@ def choose(args: Args, number: int) -> list[dict[str, float]]:
     compared = []
     for i, candidate in enumerate(candidates):
         own = [float(drive.rewards.sum()) for drive in drives if drive.driver.member == i]
-        known = {key: candidate.config.training[key] for key in ("temperature", "dream")}
+        known = {key: candidate.config.training[key] for key in ("temperature", "refined", "dream")}
         compared.append({**known, "drives": len(own), "mean": float(np.mean(own)), "std": float(np.std(own))})
     candidates[int(np.argmax([line["mean"] for line in compared]))].save(folder / "controller")
     return compared
@@ -172,13 +189,13 @@ def run_round(args: Args, number: int) -> dict[str, Any]:
     with timer("rnn"):
         epochs = args.rnn.epochs + number * args.rnn_epochs
         rate = args.rnn_learning_rate if number else args.rnn.learning_rate
-        data = {"latents": run / "latents", "out": run / "rnn"}
-        how = {"epochs": epochs, "learning_rate": rate, "seed": args.seed, "tf32": args.tf32}
-        artifact = train_rnn.main(replace(args.rnn, **data, **how))
+        how = {"epochs": epochs, "learning_rate": rate, "tf32": args.tf32, "latents": run / "latents"}
+        for i, out in enumerate(memory_folders(args)):
+            train_rnn.main(replace(args.rnn, **how, out=out, seed=args.seed + i * MEMORY_SEEDS))
     # the population is saved last: once it is there, its drives must not change the dream that it came from
     if not (kept / "population").is_dir():
         model = kept / "world_model"
-        WorldModel.load(artifact).save(model)
+        WorldModel.load(run / "rnn" / "world_model").save(model)
         with timer("validate"):
             open_loop.main(open_loop.Args(str(model), latents=run / "latents", held_out=args.rnn.held_out, out=kept))
         with timer("controller"):
@@ -197,15 +214,19 @@ def main(args: Args) -> dict[str, Any]:
     """Run all rounds that are not done, and return the line of the best finalist.
 
     Raises:
-        ValueError: for no rounds, no finalists, too many or too few candidates, or a seed out of range.
+        ValueError: for no rounds, finalists or memories, none to doubt, too many or too few candidates or refined ones,
+            or a seed out of range.
     """
     if not 0 <= args.seed < len(collect.TRAINING_SEEDS) // SEED_TRACKS:
         raise ValueError(
             f"a run's seed is 0 to {len(collect.TRAINING_SEEDS) // SEED_TRACKS - 1}, each with {SEED_TRACKS} tracks of "
             f"its own, got {args.seed}"
         )
-    if args.rounds < 1 or args.finalists < 1:
-        raise ValueError(f"a run needs a round and a finalist, got --rounds {args.rounds} --finalists {args.finalists}")
+    if min(args.rounds, args.finalists, args.memories) < 1:
+        raise ValueError(
+            f"a run needs a round, a finalist and a memory, got --rounds {args.rounds} --finalists {args.finalists} "
+            f"--memories {args.memories}"
+        )
     if (
         not 1 <= args.candidates <= min(args.sought, args.own_episodes)
         or args.rounds * args.candidates > MOST_CANDIDATES
@@ -213,6 +234,12 @@ def main(args: Args) -> dict[str, Any]:
         raise ValueError(
             f"a run chooses among at most {MOST_CANDIDATES} candidates, each of them sought and driven, got --rounds "
             f"{args.rounds} --sought {args.sought} --candidates {args.candidates} --own-episodes {args.own_episodes}"
+        )
+    if not 0 <= args.refined <= args.candidates:
+        raise ValueError(f"of {args.candidates} candidates 0 to all are refined, got --refined {args.refined}")
+    if args.memories == 1 and (args.controller.gradient.doubt or args.refine.doubt):
+        raise ValueError(
+            "a lone memory has no one to doubt it: use --memories 2, or --controller.gradient.doubt 0 --refine.doubt 0"
         )
     keep_settings(args.run / "args.json", asdict(args), FREE)
     log = args.run / "rounds.jsonl"

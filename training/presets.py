@@ -51,14 +51,20 @@ class Args:
     """an action of theirs is held for so many steps at most"""
     scripted_episodes: int = 70
     """first data: drives of CarRacing's scripted, privileged drivers with bursts of random actions; 0 from scratch"""
+    memories: int = 1
+    """Ms of a run, from different first weights: the dream is the first one's, and --controller.gradient.doubt is the
+    price of what the others disagree with"""
     sought: int = 4
     """controllers that each round seeks, in dreams from cool to hot"""
     coolest: float = 1.4
     """τ of the first one's dreams"""
     hottest: float = 3.2
-    """τ of the last one's dreams; those between are spaced evenly on a logarithmic scale"""
+    """τ of the last one's dreams; those between are spaced evenly on a logarithmic scale, as are those of the refined
+    between the two"""
+    refined: int = 0
+    """so many of the sought go on, from the second round on, by --refine from the best controller so far"""
     candidates: int = 4
-    """of the sought, those that hard dreams pay best: they drive the real car, and the best goes on"""
+    """the refined, and of the other sought those that hard dreams pay best: they drive the real car"""
     own_episodes: int = 32
     """real drives of a round's candidates in turn, for the choice between them and for the next round's data"""
     own_patience: int = 150
@@ -97,16 +103,20 @@ class Args:
     """M"""
     controller: train_controller.Args = field(default_factory=train_controller.Args)
     """C"""
+    refine: gradient.Args = field(default_factory=gradient.Args)
+    """the gradients of the refined: gentle ones, for what drives well in an M that has seen its drives needs no more"""
 
 
 PRESETS = {
     "smoke": Args(
         preset="smoke",
         rounds=2,
+        memories=2,
         random_episodes=3,
         random_steps=80,
         scripted_episodes=5,
         sought=3,
+        refined=1,
         candidates=2,
         own_episodes=4,
         rnn_epochs=1,
@@ -117,12 +127,15 @@ PRESETS = {
         vae=train_vae.Args(epochs=2, batch=64),
         rnn=train_rnn.Args(epochs=3, held_out=4),
         controller=train_controller.Args(
-            generations=2, population=6, rollouts=2, max_steps=50, gradient=gradient.Args(steps=2, walkers=4)
+            generations=2, population=6, rollouts=2, max_steps=50, gradient=gradient.Args(steps=2, walkers=4, doubt=1.0)
         ),
+        refine=gradient.Args(steps=1, walkers=4),
     ),
     "laptop": Args(
-        rounds=6,
-        sought=8,
+        rounds=4,
+        memories=2,
+        sought=6,
+        refined=2,
         candidates=4,
         coolest=1.5,
         hottest=3.0,
@@ -143,8 +156,9 @@ PRESETS = {
             sigma=0.003,
             starts="any",
             objective=gradient.Objective(beyond=-0.3),
-            gradient=gradient.Args(steps=80, disturbance=0.2),
+            gradient=gradient.Args(steps=80, disturbance=0.2, doubt=30.0),
         ),
+        refine=gradient.Args(steps=40, learning_rate=0.003, disturbance=0.2, doubt=30.0),
     ),
     "paper": Args(
         preset="paper",

@@ -68,7 +68,7 @@ class Args:
     rollouts: int = 16
     """episodes of each member"""
     sigma: float = 0.1
-    """CMA-ES's first step size; C starts at zero, or where the gradients lead"""
+    """CMA-ES's first step size; C starts at zero or as --parent, or where the gradients lead from there"""
     z_only: bool = False
     """C's weights of h stay zero: how well does it drive without the memory?"""
     diagonal: bool = False
@@ -97,6 +97,10 @@ class Args:
     """what pay counts"""
     gradient: gradient.Args = field(default_factory=gradient.Args)
     """first moves of C, in dreams that start anywhere"""
+    others: tuple[str, ...] = ()
+    """world models of the same V, to disagree with --world-model about the gradients' dreams; names as there"""
+    parent: str | None = None
+    """C begins as this controller and not at zero: bundled name, folder, or user/name on the Hugging Face Hub"""
 
 
 def make_weighed(env_id: str, lanes: int, objective: gradient.Objective, world_model: str, **kwargs: Any) -> VectorEnv:
@@ -210,13 +214,26 @@ def free_weights(args: Args, config: ControllerConfig) -> npt.NDArray[np.int64]:
 
 
 def begin(args: Args, config: ControllerConfig, free: npt.NDArray[np.int64]) -> cma.CMAEvolutionStrategy:
-    """Return the evolution that is kept in ``args.out``, or a new one: from zero, or where gradients lead from zero."""
-    state, mean = args.out / STATE, np.zeros(config.parameters)
+    """Return the evolution that is kept in ``args.out``, or a new one: from C's beginning, or where gradients lead.
+
+    Raises:
+        ValueError: for a parent of other observations or actions, or one that reads what is not sought.
+    """
+    state = args.out / STATE
     if state.is_file():
         return pickle.loads(state.read_bytes())
+    mean: npt.NDArray[np.floating] = np.zeros(config.parameters)
+    if args.parent is not None:
+        parent = Controller.from_pretrained(args.parent)
+        if replace(parent.config, training={}) != config:
+            raise ValueError(f"--parent {args.parent}: made for other observations or actions, {parent.config}")
+        mean = parent.parameters
+        if np.delete(mean, free).any():
+            raise ValueError(f"--parent {args.parent}: it reads h, and can't go on with --z-only")
     if args.gradient.steps:
         model = WorldModel.from_pretrained(args.world_model, str(choose_device(args.device, args.tf32)))
-        how: dict[str, Any] = {"sampling": args.sampling, "z_only": args.z_only}
+        others = [WorldModel.from_pretrained(name, str(model.device)) for name in args.others]
+        how: dict[str, Any] = {"sampling": args.sampling, "z_only": args.z_only, "others": others}
         mean = gradient.ascend(model, mean, config, args.gradient, args.objective, args.temperature, args.seed, **how)
     options: dict[str, Any] = {"popsize": args.population, "CMA_diagonal": args.diagonal, "verbose": -9}
     options |= {"seed": np.nan, "randn": randn}
@@ -268,7 +285,9 @@ def main(args: Args) -> Path:
                 scores = evaluate_real(args, members, seeds, config)
             evolution.tell(samples, list(-scores))
             training = {"env": args.env, "generation": generation + 1, "population_score": float(scores.mean())}
-            how = {"gradient_steps": args.gradient.steps, "temperature": args.temperature} if args.env == dream else {}
+            how: dict[str, Any] = {"refined": args.parent is not None}
+            if args.env == dream:
+                how |= {"gradient_steps": args.gradient.steps, "temperature": args.temperature}
             mean = Controller(complete([evolution.result.xfavorite])[0], replace(config, training=training | how))
             mean.save(args.out / "controller")
             Controller(members, mean.config).save(args.out / "population")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from wm_gym.models.memory import MemoryConfig, Prediction, State, read_heads
+from wm_gym.models.memory import MemoryConfig, Prediction, State, read_heads, squared_disagreement
 
 
 @dataclass(frozen=True)
@@ -54,11 +54,8 @@ class Ensemble(nn.Module):
     the equal mixture of its members: for each latent dimension a mixture of M · K Gaussians, the mean of the gain,
     and the mean probability of an end. Each member is trained by its own errors.
 
-    The members' disagreement is the root mean square over latents of the standard deviation of their means, in units
-    of the spread that they expect themselves: the law of total variance splits an ensemble's variance into these two
-    (Depeweg et al. 2018), of which the first alone is what it does not know (Sekar et al. 2020).
-
-    See `wm_gym.models.memory.Memory` for the methods' contracts.
+    The members' disagreement is the root of `wm_gym.models.memory.squared_disagreement`; see
+    `wm_gym.models.memory.Memory` for the methods' contracts.
     """
 
     def __init__(self, config: EnsembleConfig = EnsembleConfig()) -> None:
@@ -104,13 +101,13 @@ class Ensemble(nn.Module):
         total = odds.sum(-1, keepdim=True)
         weights = odds / total
         means = (weights * each.mu).sum(-1, keepdim=True)
-        own = (weights * ((2 * each.log_sigma).exp() + (each.mu - means).square())).sum(-1).mean(0)
-        apart = (means - means.mean(0)).square().sum(0).squeeze(-1) / (self.config.members - 1)
+        variances = (weights * ((2 * each.log_sigma).exp() + (each.mu - means).square())).sum(-1)
         logits, mu, log_sigma = (
             part.movedim(0, -2).flatten(-2) for part in (shifted - total.log(), each.mu, each.log_sigma)
         )
         ended, not_ended = (F.logsigmoid(sign * each.end_logit).logsumexp(0) for sign in (1, -1))
-        return Prediction(logits, mu, log_sigma, each.gain.mean(0), ended - not_ended, (apart / own).mean(-1).sqrt())
+        doubt = squared_disagreement(means.squeeze(-1), variances).sqrt()
+        return Prediction(logits, mu, log_sigma, each.gain.mean(0), ended - not_ended, doubt)
 
     def members(self, hidden: Tensor) -> Prediction:
         """Read each member's heads from its own part of h: predictions ``(M, ...)``."""

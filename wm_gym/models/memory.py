@@ -142,10 +142,30 @@ def mixture_mean(prediction: Prediction) -> Tensor:
 
 def mixture_spread(prediction: Prediction) -> Tensor:
     """Return the standard deviation of each latent dimension's mixture at temperature 1, ``(..., Z)``."""
+    return mixture_moments(prediction)[1].sqrt()
+
+
+def mixture_moments(prediction: Prediction) -> tuple[Tensor, Tensor]:
+    """Return mean and variance of each latent dimension's mixture at temperature 1, ``(..., Z)`` each."""
     weights = prediction.logits.softmax(-1)
     mean = (weights * prediction.mu).sum(-1, keepdim=True)
     variance = (2 * prediction.log_sigma).exp() + (prediction.mu - mean).square()
-    return (weights * variance).sum(-1).sqrt()
+    return mean.squeeze(-1), (weights * variance).sum(-1)
+
+
+def squared_disagreement(means: Tensor, variances: Tensor) -> Tensor:
+    """Return the square of how far M memories are apart, ``(...)``: 0 where they expect the same.
+
+    It is the mean over latents of the variance of their means, in units of the variance that they expect themselves:
+    the law of total variance splits what an ensemble expects into these two (Depeweg et al. 2018),
+    of which the first alone is what it does not know (Sekar et al. 2020).
+
+    Args:
+        means: of each memory's mixture, ``(M, ..., Z)``.
+        variances: of each memory's mixture, ``(M, ..., Z)``.
+    """
+    apart = (means - means.mean(0)).square().sum(0) / (len(means) - 1)
+    return (apart / variances.mean(0)).mean(-1)
 
 
 def sample_mixture(prediction: Prediction, temperature: float, uniform: Tensor, normal: Tensor) -> Tensor:
