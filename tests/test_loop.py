@@ -116,7 +116,7 @@ def test_the_best_rounds_world_model_and_controller_load(run):
 
 
 def test_a_run_trains_several_memories_of_one_v(run):
-    first, other = (WorldModel.load(run / name / "world_model") for name in ("rnn", "rnn-1"))
+    first, other = (WorldModel.load(run / "best" / name) for name in ("world_model", "world_model-1"))
     assert SETTINGS.memories == 2
     assert all(torch.equal(mine, its) for mine, its in zip(first.vae.parameters(), other.vae.parameters(), strict=True))
     assert not torch.equal(first.memory.heads.weight, other.memory.heads.weight)

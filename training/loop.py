@@ -84,9 +84,9 @@ def first_drives(args: Args) -> list[collect.Args]:
     ]
 
 
-def memory_folders(args: Args) -> list[Path]:
-    """Return where the run's Ms are trained; dreams are the first one's."""
-    return [args.run / "rnn", *(args.run / f"rnn-{i}" for i in range(1, args.memories))]
+def numbered(name: str, args: Args) -> list[str]:
+    """Return the names of what there is one of for each of the run's Ms: dreams are the first one's."""
+    return [name, *(f"{name}-{i}" for i in range(1, args.memories))]
 
 
 def own_seeds(args: Args, number: int) -> range:
@@ -121,7 +121,7 @@ def find_candidates(args: Args, number: int) -> None:
     """Seek controllers in a round's dream; those that hard dreams pay best, and all refined ones, are a population."""
     folder = args.run / "rounds" / f"{number:03d}"
     model, found = str(folder / "world_model"), []
-    elsewhere = tuple(str(each / "world_model") for each in memory_folders(args)[1:])
+    elsewhere = tuple(str(folder / name) for name in numbered("world_model", args)[1:])
     refined = args.refined if number else 0
     if refined:
         keep_best(args.run)  # again: a kill may have come before the last round did
@@ -190,12 +190,13 @@ def run_round(args: Args, number: int) -> dict[str, Any]:
         epochs = args.rnn.epochs + number * args.rnn_epochs
         rate = args.rnn_learning_rate if number else args.rnn.learning_rate
         how = {"epochs": epochs, "learning_rate": rate, "tf32": args.tf32, "latents": run / "latents"}
-        for i, out in enumerate(memory_folders(args)):
-            train_rnn.main(replace(args.rnn, **how, out=out, seed=args.seed + i * MEMORY_SEEDS))
+        for i, name in enumerate(numbered("rnn", args)):
+            train_rnn.main(replace(args.rnn, **how, out=run / name, seed=args.seed + i * MEMORY_SEEDS))
     # the population is saved last: once it is there, its drives must not change the dream that it came from
     if not (kept / "population").is_dir():
         model = kept / "world_model"
-        WorldModel.load(run / "rnn" / "world_model").save(model)
+        for memory, name in zip(numbered("rnn", args), numbered("world_model", args), strict=True):
+            WorldModel.load(run / memory / "world_model").save(kept / name)
         with timer("validate"):
             open_loop.main(open_loop.Args(str(model), latents=run / "latents", held_out=args.rnn.held_out, out=kept))
         with timer("controller"):
