@@ -24,11 +24,12 @@ from training.checkpoints import read_log
 from training.closed_loop import VALIDATION_SEEDS
 from training.presets import parse
 
-KEPT = ("rollouts", "vae", "latents", "rnn")
+KEPT = ("rollouts", "vae", "latents", "rnn", "rnn-1")
 """Folders of a run before its first round, in the order of the stages; each control makes again what it changes."""
 
 CONTROLS: dict[str, tuple[str, tuple[str, ...]]] = {
     "as it is": ("", KEPT),
+    "no doubt": ("--memories 1 --controller.gradient.doubt 0 --refine.doubt 0", KEPT),
     "z only": ("--controller.z-only", KEPT),
     "mode": ("--controller.sampling mode", KEPT),
     "untrained memory": ("--rnn.epochs 0", KEPT[:3]),
