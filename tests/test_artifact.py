@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import MEMORIES, every_memory, make_world_model
+from conftest import MEMORIES, contents, every_memory, make_world_model
 from safetensors.numpy import load_file, save_file
 from safetensors.torch import save_file as save_torch
 
@@ -214,6 +214,27 @@ def test_a_write_that_breaks_off_leaves_the_old_artifact(folder, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         make_world_model(latent="mean").save(folder)
     assert WorldModel.load(folder).config.latent == "sample"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda model: model.memory.heads.bias.fill_(7e4),
+            r"memory\.safetensors: not saved.*'heads\.bias'.*not finite",
+        ),
+        (lambda model: model.starts.z.fill(np.nan), r"starts\.safetensors: not saved.*'z'.*not finite"),
+        (lambda model: model.config.training.update(note="x" * (1 << 22)), r"config\.json: not saved: 4,19.*at most"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:overflow")
+def test_what_could_not_be_loaded_again_is_not_saved(folder, change, message):
+    model, before = WorldModel.load(folder), contents(folder)
+    change(model)
+    with pytest.raises(ValueError, match=message):
+        model.save(folder)
+    assert contents(folder) == before
+    assert os.listdir(folder.parent) == [folder.name]
 
 
 def test_a_save_killed_between_its_renames_loses_nothing(folder, monkeypatch):

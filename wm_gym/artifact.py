@@ -215,7 +215,18 @@ def write_folder(folder: Path, kind: str, config: Mapping[str, Any], files: Mapp
 
     Raises:
         FileExistsError: when ``folder`` holds anything but an artifact.
+        ValueError: for what would be refused when it is read again; nothing has been written then.
     """
+    description = {"kind": kind, "format_version": FORMAT_VERSION, **config}
+    written = {"config.json": (json.dumps(description, indent=2) + "\n").encode()}
+    for name, arrays in files.items():
+        if broken := [key for key, array in arrays.items() if not np.isfinite(array).all()]:
+            raise ValueError(f"{folder / name}: not saved: {broken} hold values that are not finite in float16")
+        # safetensors' own save_file would make files that nobody but their owner can read
+        written[name] = save({key: np.ascontiguousarray(array) for key, array in arrays.items()})
+    for name, data in written.items():
+        if len(data) > (most := FILE_BYTES if name in files else CONFIG_BYTES):
+            raise ValueError(f"{folder / name}: not saved: {len(data):,} bytes, at most {most:,} are read")
     if folder.exists():
         content = {path.name for path in folder.iterdir()} if folder.is_dir() else {folder.name}
         own = {"config.json", *(name for name in content if name.endswith(".safetensors"))}
@@ -224,11 +235,8 @@ def write_folder(folder: Path, kind: str, config: Mapping[str, Any], files: Mapp
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.with_name(f".{folder.name}.{uuid4().hex}.tmp")
     temporary.mkdir()
-    for name, arrays in files.items():
-        # safetensors' own save_file would make files that nobody but their owner can read
-        (temporary / name).write_bytes(save({key: np.ascontiguousarray(array) for key, array in arrays.items()}))
-    description = {"kind": kind, "format_version": FORMAT_VERSION, **config}
-    (temporary / "config.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+    for name, data in written.items():
+        (temporary / name).write_bytes(data)
     replaced = put_aside(folder)
     if folder.exists():
         shutil.rmtree(replaced, ignore_errors=True)
