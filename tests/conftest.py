@@ -18,8 +18,9 @@ from wm_gym.models.kinds import KINDS, make_memory
 from wm_gym.models.vae import VAE
 from wm_gym.registration import env_ids, task_of
 from wm_gym.reward import RewardConfig
+from wm_gym.starts import Starts
 from wm_gym.tasks import TaskConfig
-from wm_gym.world_model import Starts, WorldModel, WorldModelConfig
+from wm_gym.world_model import WorldModel, WorldModelConfig
 
 MEMORIES = tuple(KINDS)
 ANOTHER = "acrobot"
@@ -68,7 +69,8 @@ def make_world_model(kind: str = "lstm", **config) -> WorldModel:
         length=length,
         gained=np.where(counts & (length > 0), 20.0, 0.0).astype(np.float32),
     )
-    return WorldModel(WorldModelConfig(memory=sizes, **config), vae, memory, starts)
+    doubters = [make_memory(sizes) for _ in range(config.get("doubters", 0))]
+    return WorldModel(WorldModelConfig(memory=sizes, **config), vae, memory, starts, doubters)
 
 
 @pytest.fixture(scope="session")

@@ -10,8 +10,8 @@ from conftest import MEMORIES, make_world_model
 from training import gradient, train_controller
 from wm_gym.evaluate import make_lanes
 from wm_gym.models.controller import Controller, ControllerConfig
-from wm_gym.models.memory import mixture_mean, mixture_spread
-from wm_gym.world_model import Starts, WorldModel
+from wm_gym.models.memory import mixture_mean, mixture_spread, select
+from wm_gym.starts import Starts
 
 
 def test_pay_beyond_the_pace_counts_against_a_controller():
@@ -106,25 +106,27 @@ def test_gradients_raise_what_dreams_pay(kind, tmp_path):
     assert after > before + 1
 
 
-def another_memory(seed):
-    model, rng = make_world_model(), torch.Generator().manual_seed(seed)
-    for weights in model.memory.parameters():
-        weights += 0.05 * torch.randn(weights.shape, generator=rng)
+def doubted(kind="lstm", *changes):
+    """A world model whose doubters are its memory, but for noise of these sizes on all weights."""
+    model, rng = make_world_model(kind, doubters=len(changes)), torch.Generator().manual_seed(1)
+    for doubter, change in zip(model.doubters, changes, strict=True):
+        doubter.load_state_dict(model.memory.state_dict())
+        for weights in doubter.parameters():
+            weights += change * torch.randn(weights.shape, generator=rng)
     return model
 
 
 def test_doubt_is_the_disagreement_of_memories_that_follow_the_same_dreams():
-    model, others = make_world_model(), [another_memory(1), another_memory(2)]
-    doubt, start, rng = gradient.Doubt(model, others), torch.tensor([0, 12, 23]), torch.Generator().manual_seed(0)
-    states = doubt.begin(doubt.initial_states(4), torch.tensor([0, 1, 3]), start)
-    every = [model, *(WorldModel(each.config, each.vae, each.memory, model.starts) for each in others)]
-    mine = [tuple(part[start] for part in each.start_states[1]) for each in every]
+    model = doubted("lstm", 0.05, 0.1)
+    every, start, lanes = [model.memory, *model.doubters], torch.tensor([0, 12, 23]), torch.tensor([0, 1, 3])
+    doubt, rng = gradient.Doubt(model), torch.Generator().manual_seed(0)
+    states = doubt.begin(doubt.initial_states(4), lanes, start)
+    mine = [select(model.run_up(memory), start) for memory in every]
     for _ in range(3):
         z, action = torch.randn(4, 32, generator=rng), torch.rand(4, 3, generator=rng)
         states = doubt.step(z, action, states)
-        lanes = torch.tensor([0, 1, 3])
-        mine = [each.memory.step(z[lanes], action[lanes], state) for each, state in zip(every, mine, strict=True)]
-        predictions = [each.memory.predict(state[0]) for each, state in zip(every, mine, strict=True)]
+        mine = [memory.step(z[lanes], action[lanes], state) for memory, state in zip(every, mine, strict=True)]
+        predictions = [memory.predict(state[0]) for memory, state in zip(every, mine, strict=True)]
         means = np.stack([mixture_mean(each).numpy() for each in predictions])
         spreads = np.stack([mixture_spread(each).numpy() for each in predictions])
         expected = (means.var(axis=0, ddof=1) / (spreads**2).mean(axis=0)).mean(axis=-1)
@@ -135,41 +137,33 @@ def test_doubt_is_the_disagreement_of_memories_that_follow_the_same_dreams():
 
 @pytest.mark.parametrize("kind", MEMORIES)
 def test_memories_of_one_mind_have_no_doubts(kind):
-    model, config = make_world_model(kind), ControllerConfig()
+    config, zeros, objective = ControllerConfig(), np.zeros(867), gradient.Objective()
     args = gradient.Args(steps=2, walkers=6, acting=5, coasting=3)
     wary = replace(args, doubt=100.0)
-    zeros, objective = np.zeros(config.parameters), gradient.Objective()
-    alone = gradient.ascend(model, zeros, config, args, objective, 1.0, 0)
-    same = gradient.ascend(model, zeros, config, wary, objective, 1.0, 0, others=[make_world_model(kind)])
+    alone = gradient.ascend(make_world_model(kind), zeros, config, args, objective, 1.0, 0)
+    same = gradient.ascend(doubted(kind, 0.0, 0.0), zeros, config, wary, objective, 1.0, 0)
     np.testing.assert_allclose(same, alone, atol=1e-4)
-    if kind == "lstm":
-        other = gradient.ascend(model, zeros, config, wary, objective, 1.0, 0, others=[another_memory(1)])
-        assert np.abs(other - alone).max() > 1e-3
+    other = gradient.ascend(doubted(kind, 0.05), zeros, config, wary, objective, 1.0, 0)
+    assert np.abs(other - alone).max() > 1e-3
 
 
 def test_the_price_of_doubt_leads_away_from_what_memories_disagree_about():
     """They differ in what an action does, so to do nothing is what they agree about; it pays nothing either."""
-    model, other, config = make_world_model(), make_world_model(), ControllerConfig()
-    for memory in (model.memory, other.memory):
+    model, config = doubted("lstm", 0.0), ControllerConfig()
+    for memory in (model.memory, *model.doubters):
         memory.heads.bias[-2:] = torch.tensor([-20.0, -20.0])
-    other.memory.lstm.weight_ih_l0[:, 32:] += 0.5
+    model.doubters[0].lstm.weight_ih_l0[:, 32:] += 0.5
     args = gradient.Args(steps=30, walkers=8, acting=8, coasting=0, learning_rate=0.05, saturation=0.0)
-    begun = np.zeros((3, 289))
+    begun, found = np.zeros((3, 289)), {}
     begun[:, -1] = 0.5
-    found = {}
     for doubt in (0.0, 200.0):
         how = replace(args, doubt=doubt)
-        ascended = gradient.ascend(model, begun.ravel(), config, how, gradient.Objective(), 1.0, 0, others=[other])
+        ascended = gradient.ascend(model, begun.ravel(), config, how, gradient.Objective(), 1.0, 0)
         found[doubt], _ = Controller(ascended, config).predict(np.zeros((1, 288), np.float32))
     assert np.abs(found[200.0]).sum() < 0.5 * np.abs(found[0.0]).sum()
 
 
-def test_only_other_world_models_of_the_same_v_can_disagree():
-    model, foreign = make_world_model(), make_world_model()
-    foreign.vae.mu.bias += 1
-    with pytest.raises(ValueError, match="same V"):
-        gradient.Doubt(model, [foreign])
-    with pytest.raises(ValueError, match="got none"):
-        gradient.ascend(
-            model, np.zeros(867), ControllerConfig(), gradient.Args(doubt=1.0), gradient.Objective(), 1.0, 0
-        )
+def test_a_price_of_doubt_needs_a_doubter():
+    args = gradient.Args(steps=1, doubt=1.0)
+    with pytest.raises(ValueError, match="world model with doubters"):
+        gradient.ascend(make_world_model(), np.zeros(867), ControllerConfig(), args, gradient.Objective(), 1.0, 0)

@@ -115,11 +115,14 @@ def test_the_best_rounds_world_model_and_controller_load(run):
     assert np.array_equal(controller.parameters, same.parameters)
 
 
-def test_a_run_trains_several_memories_of_one_v(run):
-    first, other = (WorldModel.load(run / "best" / name) for name in ("world_model", "world_model-1"))
-    assert SETTINGS.memories == 2
-    assert all(torch.equal(mine, its) for mine, its in zip(first.vae.parameters(), other.vae.parameters(), strict=True))
-    assert not torch.equal(first.memory.heads.weight, other.memory.heads.weight)
+def test_a_rounds_world_model_has_a_doubter_of_other_first_weights(run):
+    model = WorldModel.load(run / "best" / "world_model")
+    assert SETTINGS.memories == 2 and len(model.doubters) == model.config.doubters == 1
+    first, other = (WorldModel.load(run / name / "world_model").memory for name in ("rnn", "rnn-1"))
+    assert not torch.equal(first.heads.weight, other.heads.weight)
+    if read_log(run / "finalists.jsonl")[0]["round"] == SETTINGS.rounds - 1:
+        assert torch.equal(model.memory.heads.weight, first.heads.weight)
+        assert torch.equal(model.doubters[0].heads.weight, other.heads.weight)
 
 
 def parameters(folders):

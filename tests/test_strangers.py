@@ -259,7 +259,7 @@ def test_tiles_beyond_a_lap_are_refused(model, tiles):
 @pytest.mark.parametrize(("limit", "value"), [("LONGEST_WINDOW", 2), ("MOST_STATES", 15), ("MOST_PRODUCTS", 10_000)])
 def test_starts_that_ask_for_too_much_are_refused(model, monkeypatch, limit, value):
     WorldModel.load(model)
-    monkeypatch.setattr(f"wm_gym.world_model.{limit}", value)
+    monkeypatch.setattr(f"wm_gym.starts.{limit}", value)
     refuses(WorldModel.load, model, r"starts\.safetensors: 4 starts of 3 steps are too many")
 
 

@@ -12,7 +12,6 @@ from training import collect, gradient, train_controller
 from training.checkpoints import read_log
 from wm_gym.evaluate import make_lanes
 from wm_gym.models.controller import Controller, ControllerConfig
-from wm_gym.world_model import WorldModel
 
 
 def evolving(world_model, out, **changes):
@@ -145,11 +144,3 @@ def test_parents_of_other_sizes_or_that_read_what_is_not_sought_are_refused(worl
     with pytest.raises(ValueError, match="reads h"):
         settings = {"parent": str(tmp_path / "reads_h"), "z_only": True}
         train_controller.main(evolving(world_model_folder, tmp_path / "out", **settings))
-
-
-def test_other_world_models_are_asked_by_their_names(world_model_folder, tmp_path, monkeypatch):
-    ascend = Mock(return_value=np.zeros(867))
-    monkeypatch.setattr(gradient, "ascend", ascend)
-    settings = {"gradient": gradient.Args(steps=1, doubt=2.0), "generations": 1}
-    train_controller.main(evolving(world_model_folder, tmp_path, others=(world_model_folder,), **settings))
-    assert ascend.call_args.kwargs["others"] == [WorldModel.from_pretrained(world_model_folder)]

@@ -11,7 +11,6 @@ road; paid a little, it makes up in speed for tiles that it misses in bends, and
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -59,8 +58,7 @@ class Args:
     disturbance: float = 0.0
     """standard deviation of a tremble of actions, as a share of half their range: it teaches to drive with a margin"""
     doubt: float = 0.0
-    """price of the square of how far memories disagree about a step: where no data told them the same, the dream is
-    no guide"""
+    """price of the square of how far the world model's doubters disagree with it about a step"""
 
 
 @dataclass
@@ -111,28 +109,23 @@ class LinearPolicy:
 
 
 class Doubt:
-    """Memories that follow the dreams of another one: where they disagree with it, no data told them the same.
+    """A world model's doubters, which follow its dreams: where they expect something else, no data told them the same.
 
     Args:
         model: dreams.
-        others: world models of the same V, trained as it was, but from other first weights.
 
     Raises:
-        ValueError: for no others, or others of another V.
+        ValueError: when it has no doubters.
     """
 
-    def __init__(self, model: WorldModel, others: Sequence[WorldModel]) -> None:
-        if not others:
-            raise ValueError("a price of doubt needs other world models, which may disagree: got none")
-        weights = model.vae.state_dict()
-        for other in others:
-            its = other.vae.state_dict()
-            if other.config.vae != model.config.vae or not all(its[name].equal(weights[name]) for name in weights):
-                raise ValueError("only world models of the same V can disagree about its latents, got one of another")
-        self.memories = [other.memory for other in others]
-        following = [WorldModel(model.config, model.vae, memory, model.starts) for memory in self.memories]
+    def __init__(self, model: WorldModel) -> None:
+        if not model.doubters:
+            raise ValueError(
+                "a price of doubt needs a world model with doubters, as training.loop --memories 2 makes it"
+            )
+        self.memories = model.doubters
         # cloned: inference tensors take no part in gradients
-        self.start_states = [tuple(part.clone() for part in each.start_states[1]) for each in following]
+        self.start_states = [tuple(part.clone() for part in model.run_up(memory)) for memory in self.memories]
 
     def initial_states(self, lanes: int) -> list[State]:
         """Return each memory's state before any frame."""
@@ -164,7 +157,6 @@ def ascend(
     seed: int,
     sampling: str = "sample",
     z_only: bool = False,
-    others: Sequence[WorldModel] = (),
 ) -> npt.NDArray[np.float64]:
     """Return C's parameters ``(P,)`` after ``args.steps`` steps of ascent on what dreams pay.
 
@@ -180,11 +172,10 @@ def ascend(
         seed: of starts and noise.
         sampling: as the dream's: "sample", or "mode" for the mean of the likeliest component.
         z_only: keep C's weights of h at what they are.
-        others: follow the dreams, see `Doubt`.
 
     Raises:
         ValueError: for choices, no walkers, a look ahead without actions, a negative disturbance or price of doubt,
-            an unknown sampling, or others of another V or none to doubt.
+            an unknown sampling, or a world model that nothing doubts at a price of doubt.
         FloatingPointError: when the gradient is not finite.
     """
     if config.discrete:
@@ -196,7 +187,7 @@ def ascend(
     if sampling not in ("sample", "mode"):
         raise ValueError(f'sampling must be "sample" or "mode", got {sampling!r}')
     memory, reward, device = model.memory, model.config.reward, model.device
-    doubt = Doubt(model, others) if args.doubt else None
+    doubt = Doubt(model) if args.doubt else None
     policy = LinearPolicy(parameters, config, device)
     optimizer = torch.optim.Adam([policy.rows], lr=args.learning_rate)
     generator = torch.Generator().manual_seed(seed)

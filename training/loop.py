@@ -84,9 +84,16 @@ def first_drives(args: Args) -> list[collect.Args]:
     ]
 
 
-def numbered(name: str, args: Args) -> list[str]:
-    """Return the names of what there is one of for each of the run's Ms: dreams are the first one's."""
-    return [name, *(f"{name}-{i}" for i in range(1, args.memories))]
+def make_world_model(args: Args) -> WorldModel:
+    """Return the world model of the run's Ms: the first one's dreams, which the others doubt."""
+    first, *others = (WorldModel.load(folder / "world_model") for folder in memories(args))
+    config = replace(first.config, doubters=len(others))
+    return WorldModel(config, first.vae, first.memory, first.starts, [other.memory for other in others])
+
+
+def memories(args: Args) -> list[Path]:
+    """Return the folders that the run's Ms are trained in."""
+    return [args.run / "rnn", *(args.run / f"rnn-{i}" for i in range(1, args.memories))]
 
 
 def own_seeds(args: Args, number: int) -> range:
@@ -121,7 +128,6 @@ def find_candidates(args: Args, number: int) -> None:
     """Seek controllers in a round's dream; those that hard dreams pay best, and all refined ones, are a population."""
     folder = args.run / "rounds" / f"{number:03d}"
     model, found = str(folder / "world_model"), []
-    elsewhere = tuple(str(folder / name) for name in numbered("world_model", args)[1:])
     refined = args.refined if number else 0
     if refined:
         keep_best(args.run)  # again: a kill may have come before the last round did
@@ -130,10 +136,10 @@ def find_candidates(args: Args, number: int) -> None:
     temperatures += np.geomspace(args.coolest, args.hottest, refined + 2)[1:-1].round(3).tolist()
     for i, temperature in enumerate(temperatures):
         out, seed = folder / "sought" / str(i), args.seed * SEED_TRACKS + number * args.sought + i
-        how: dict[str, Any] = {"world_model": model, "others": elsewhere, "out": out, "temperature": temperature}
+        how: dict[str, Any] = {"world_model": model, "out": out, "temperature": temperature, "tf32": args.tf32}
         if i >= others:
             how |= {"parent": str(args.run / "best" / "controller"), "gradient": args.refine}
-        train_controller.main(replace(args.controller, **how, seed=seed, tf32=args.tf32))
+        train_controller.main(replace(args.controller, **how, seed=seed))
         found.append(Controller.from_pretrained(out / "controller"))
     parameters = np.stack([each.parameters for each in found])
     paid = train_controller.hard_dreams(model, parameters, found[0].config, args.max_steps)
@@ -190,13 +196,12 @@ def run_round(args: Args, number: int) -> dict[str, Any]:
         epochs = args.rnn.epochs + number * args.rnn_epochs
         rate = args.rnn_learning_rate if number else args.rnn.learning_rate
         how = {"epochs": epochs, "learning_rate": rate, "tf32": args.tf32, "latents": run / "latents"}
-        for i, name in enumerate(numbered("rnn", args)):
-            train_rnn.main(replace(args.rnn, **how, out=run / name, seed=args.seed + i * MEMORY_SEEDS))
+        for i, out in enumerate(memories(args)):
+            train_rnn.main(replace(args.rnn, **how, out=out, seed=args.seed + i * MEMORY_SEEDS))
     # the population is saved last: once it is there, its drives must not change the dream that it came from
     if not (kept / "population").is_dir():
         model = kept / "world_model"
-        for memory, name in zip(numbered("rnn", args), numbered("world_model", args), strict=True):
-            WorldModel.load(run / memory / "world_model").save(kept / name)
+        make_world_model(args).save(model)
         with timer("validate"):
             open_loop.main(open_loop.Args(str(model), latents=run / "latents", held_out=args.rnn.held_out, out=kept))
         with timer("controller"):

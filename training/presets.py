@@ -52,8 +52,8 @@ class Args:
     scripted_episodes: int = 70
     """first data: drives of CarRacing's scripted, privileged drivers with bursts of random actions; 0 from scratch"""
     memories: int = 1
-    """Ms of a run, from different first weights: the dream is the first one's, and --controller.gradient.doubt is the
-    price of what the others disagree with"""
+    """Ms of a run, from different first weights: dreams are the first one's, and the others doubt them, at the price
+    --controller.gradient.doubt"""
     sought: int = 4
     """controllers that each round seeks, in dreams from cool to hot"""
     coolest: float = 1.4

@@ -35,7 +35,7 @@ def validate(args: Args, folder: Path, tracks: int, candidate: str = "") -> dict
 
 
 def keep_best(run: Path, log: str = "rounds.jsonl") -> dict[str, Any]:
-    """Copy world models and controller of the round that validated best to ``best`` and return its line of a log.
+    """Copy world model and controller of the round that validated best to ``best`` and return its line of a log.
 
     Raises:
         FileNotFoundError: for a run that has not come so far.
@@ -45,8 +45,7 @@ def keep_best(run: Path, log: str = "rounds.jsonl") -> dict[str, Any]:
         raise FileNotFoundError(f"{run / log}: nothing there yet; let training.loop go on with this run first")
     best = max(lines, key=lambda line: line["real"]["mean"])
     folder = run / "rounds" / f"{best['round']:03d}"
-    for model in sorted(folder.glob("world_model*")):
-        WorldModel.load(model).save(run / "best" / model.name)
+    WorldModel.load(folder / "world_model").save(run / "best" / "world_model")
     Controller.from_pretrained(folder / "controller").save(run / "best" / "controller")
     return best
 

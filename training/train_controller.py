@@ -97,8 +97,6 @@ class Args:
     """what pay counts"""
     gradient: gradient.Args = field(default_factory=gradient.Args)
     """first moves of C, in dreams that start anywhere"""
-    others: tuple[str, ...] = ()
-    """world models of the same V, to disagree with --world-model about the gradients' dreams; names as there"""
     parent: str | None = None
     """C begins as this controller and not at zero: bundled name, folder, or user/name on the Hugging Face Hub"""
 
@@ -232,8 +230,7 @@ def begin(args: Args, config: ControllerConfig, free: npt.NDArray[np.int64]) -> 
             raise ValueError(f"--parent {args.parent}: it reads h, and can't go on with --z-only")
     if args.gradient.steps:
         model = WorldModel.from_pretrained(args.world_model, str(choose_device(args.device, args.tf32)))
-        others = [WorldModel.from_pretrained(name, str(model.device)) for name in args.others]
-        how: dict[str, Any] = {"sampling": args.sampling, "z_only": args.z_only, "others": others}
+        how: dict[str, Any] = {"sampling": args.sampling, "z_only": args.z_only}
         mean = gradient.ascend(model, mean, config, args.gradient, args.objective, args.temperature, args.seed, **how)
     options: dict[str, Any] = {"popsize": args.population, "CMA_diagonal": args.diagonal, "verbose": -9}
     options |= {"seed": np.nan, "randn": randn}

@@ -34,8 +34,9 @@ from wm_gym.models.mdn_rnn import MDNRNNConfig
 from wm_gym.models.memory import Memory, MemoryConfig, State, mixture_nll
 from wm_gym.models.transformer import TransformerConfig
 from wm_gym.reward import RewardConfig
+from wm_gym.starts import Starts
 from wm_gym.tasks import TaskConfig
-from wm_gym.world_model import Starts, WorldModel, WorldModelConfig
+from wm_gym.world_model import WorldModel, WorldModelConfig
 
 RARE = -8.0
 """Logit of an end that M begins with: begun at even odds, M dreams of failure in each fourth lap even when trained."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -21,6 +21,7 @@ from wm_gym.models.mdn_rnn import MDNRNNConfig
 from wm_gym.models.memory import MemoryConfig, State, put, select
 from wm_gym.models.vae import VAE, VAEConfig
 from wm_gym.reward import RewardConfig
+from wm_gym.starts import Starts, read_starts
 from wm_gym.tasks import TaskConfig
 
 if TYPE_CHECKING:
@@ -28,11 +29,8 @@ if TYPE_CHECKING:
 
 LATENTS = ("mean", "sample")
 """What z is: the posterior's mean, or a sample of it."""
-LONGEST_WINDOW, MOST_STATES, MOST_PRODUCTS = 1 << 12, 1 << 23, 1 << 37
-"""Of starts that are loaded: steps of a window, values of states in all, and multiplications that lead up to them.
-Those of the bundled world model are 24, 356 thousand and 8 billion."""
-COPYING = 64
-"""Multiplications that take as long as a value of a state, which is copied at each step."""
+MOST_DOUBTERS = 3
+"""With more of the largest that are read, loading a world model would take over 1 GiB."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +42,7 @@ class WorldModelConfig:
         latent: "mean" or "sample": which z the memory was trained on.
         vae: sizes of V.
         memory: sizes of M, whose class is M's kind.
+        doubters: number of further memories of these sizes, up to `MOST_DOUBTERS`.
         reward: how the dream pays.
         task: the real env.
         training: how it was trained, on which seeds, and what was measured; JSON-able.
@@ -53,12 +52,15 @@ class WorldModelConfig:
     latent: str = "sample"
     vae: VAEConfig = field(default_factory=VAEConfig)
     memory: MemoryConfig = field(default_factory=MDNRNNConfig)
+    doubters: int = 0
     reward: RewardConfig = field(default_factory=lap_reward)
     task: TaskConfig = CAR_RACING
     training: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.picture  # noqa: B018 (raises for a version that is not for these frames)
+        if type(self.doubters) is not int or not 0 <= self.doubters <= MOST_DOUBTERS:
+            raise ValueError(f"doubters is {self.doubters!r}, expected a whole number from 0 to {MOST_DOUBTERS}")
         if self.latent not in LATENTS:
             raise ValueError(f"unknown latent {self.latent!r}: expected one of {LATENTS}")
         if self.vae.latent_size != self.memory.latent_size:
@@ -95,6 +97,7 @@ class WorldModelConfig:
             latent=fields["latent"],
             vae=artifact.build(VAEConfig, {**vae, "channels": tuple(vae["channels"])}),
             memory=read_sizes(fields["memory"]),
+            doubters=fields.get("doubters", 0),
             reward=artifact.build(RewardConfig, fields["reward"]),
             task=TaskConfig.from_dict(fields["task"]),
             training=fields["training"],
@@ -108,28 +111,6 @@ def _from_format_1(fields: dict[str, Any]) -> dict[str, Any]:
     return {**fields, "reward": reward, "memory": {**fields["memory"], "counts": True}, "task": asdict(CAR_RACING)}
 
 
-@dataclass(frozen=True)
-class Starts:
-    """Real moments that dreams start from: short windows of latents and actions that lead up to each.
-
-    The memory is run over a window to give the state a dream starts from, so starts survive a retrained memory.
-
-    Attributes:
-        z: ``(S, W + 1, Z)``; the start's own latent is ``z[i, length[i]]``.
-        actions: ``(S, W, A)``.
-        length: ``(S,)``, steps of each window; 0 for the start of an episode, where h = 0.
-        gained: ``(S,)``, sum of the gains before the start where there is a goal, 0 elsewhere.
-    """
-
-    z: npt.NDArray[np.float32]
-    actions: npt.NDArray[np.float32]
-    length: npt.NDArray[np.int64]
-    gained: npt.NDArray[np.float32]
-
-    def __len__(self) -> int:
-        return len(self.length)
-
-
 class WorldModel:
     """V, M and starts with their config, ready for inference.
 
@@ -138,11 +119,21 @@ class WorldModel:
         vae: V.
         memory: M.
         starts: what dreams start from.
+        doubters: further memories, trained as M was but from other first weights. Dreams are M's alone; where these
+            expect something else, no data told them the same, and the dream is no guide (see `training.gradient`).
+
+    Raises:
+        ValueError: for another number of doubters than the config's.
     """
 
-    def __init__(self, config: WorldModelConfig, vae: VAE, memory: AnyMemory, starts: Starts) -> None:
+    def __init__(
+        self, config: WorldModelConfig, vae: VAE, memory: AnyMemory, starts: Starts, doubters: Sequence[AnyMemory] = ()
+    ) -> None:
+        if len(doubters) != config.doubters:
+            raise ValueError(f"the config has {config.doubters} doubters, got {len(doubters)}")
         self.config, self.vae, self.memory, self.starts = config, vae.eval(), memory.eval(), starts
-        for module in (vae, memory):
+        self.doubters = tuple(each.eval() for each in doubters)
+        for module in (vae, memory, *doubters):
             module.requires_grad_(False)
 
     @property
@@ -154,33 +145,41 @@ class WorldModel:
         """Move the weights and return self."""
         self.__dict__.pop("start_states", None)
         self.vae.to(device)
-        self.memory.to(device)
+        for memory in (self.memory, *self.doubters):
+            memory.to(device)
         return self
 
     @cached_property
     def start_states(self) -> tuple[Tensor, State]:
-        """What a dream begins with at each of the S starts: z ``(S, Z)`` and the memory's state.
+        """What a dream begins with at each of the S starts: z ``(S, Z)`` and the memory's state, see `run_up`."""
+        with torch.inference_mode():
+            z = torch.from_numpy(self.starts.z).to(self.device)
+            return z[torch.arange(len(z)), torch.from_numpy(self.starts.length).to(self.device)], self.run_up(
+                self.memory
+            )
 
-        The memory is run over each start's window of real latents and actions; an episode's start has h = 0.
+    def run_up(self, memory: AnyMemory) -> State:
+        """Return a memory's state at each of the S starts.
+
+        It is run over each start's window of real latents and actions; an episode's start has h = 0.
         """
         with torch.inference_mode():
             z, actions, length = (
                 torch.from_numpy(array).to(self.device)
                 for array in (self.starts.z, self.starts.actions, self.starts.length)
             )
-            state = self.memory.initial_state(len(self.starts))
+            state = memory.initial_state(len(self.starts))
             for t in range(actions.shape[1]):
                 running = torch.nonzero(t < length).squeeze(1)
-                state = put(
-                    state, running, self.memory.step(z[running, t], actions[running, t], select(state, running))
-                )
-            return z[torch.arange(len(z)), length], state
+                state = put(state, running, memory.step(z[running, t], actions[running, t], select(state, running)))
+            return state
 
     def save(self, folder: str | Path) -> None:
         """Write ``config.json`` and float16 weights into ``folder``, replacing an artifact there."""
         files = {
             "vae.safetensors": _arrays(self.vae),
             "memory.safetensors": _arrays(self.memory),
+            **{_doubter(i): _arrays(memory) for i, memory in enumerate(self.doubters)},
             "starts.safetensors": {
                 name: array.astype(np.float16) if array.dtype.kind == "f" else array
                 for name, array in vars(self.starts).items()
@@ -234,10 +233,13 @@ class WorldModel:
             raise ArtifactError(f"{folder / 'config.json'}: bad or missing field: {error!r}") from error
         with torch.device("meta"):
             vae, memory = VAE(config.vae), make_memory(config.memory)
+            doubters = [make_memory(config.memory) for _ in range(config.doubters)]
         _fill(vae, folder / "vae.safetensors", device)
         _fill(memory, folder / "memory.safetensors", device)
-        starts = _read_starts(folder / "starts.safetensors", config, memory, fields["format_version"])
-        return cls(config, vae, memory, starts)
+        for i, doubter in enumerate(doubters):
+            _fill(doubter, folder / _doubter(i), device)
+        starts = read_starts(folder / "starts.safetensors", config, memory, fields["format_version"])
+        return cls(config, vae, memory, starts, doubters)
 
     @classmethod
     def from_pretrained(cls, name: str | Path = "car_racing", device: str | torch.device = "cpu") -> WorldModel:
@@ -267,34 +269,12 @@ def _load_once(folder: Path, stamp: tuple[tuple[str, int, int], ...], device: st
     return WorldModel.load(folder, device)
 
 
+def _doubter(index: int) -> str:
+    return f"doubter-{index + 1}.safetensors"
+
+
 def _arrays(module: nn.Module) -> artifact.Arrays:
     return {name: tensor.detach().cpu().numpy().astype(np.float16) for name, tensor in module.state_dict().items()}
-
-
-def _read_starts(path: Path, config: WorldModelConfig, memory: AnyMemory, version: int) -> Starts:
-    """Read the starts, and check that dreams can begin at them with what they take."""
-    z, a = config.vae.latent_size, config.memory.action_size
-    gained = "gained" if version > 1 else "tiles"
-    shapes = {"z": (None, None, z), "actions": (None, None, a), "length": (None,), gained: (None,)}
-    arrays = artifact.read_arrays(path, shapes, integers=["length"])
-    starts = Starts(**{"gained": arrays.pop(gained)}, **arrays)
-    steps = starts.actions.shape[1]
-    if (
-        not {len(starts.z), len(starts.actions), len(starts.gained)} == {len(starts)}
-        or starts.z.shape[1] != steps + 1
-        or not ((starts.length >= 0) & (starts.length <= steps)).all()
-        or not (starts.length == 0).any()
-    ):
-        raise ArtifactError(f"{path}: the windows' lengths do not fit together")
-    goal = config.reward.goal or 0.0
-    if not ((starts.gained >= 0) & (starts.gained <= goal * 1.001)).all():  # float16 rounds them by half of that
-        raise ArtifactError(f"{path}: what was gained before a start is not from 0 to the goal's {goal}")
-    lanes = max(len(starts), 32)  # fewer take as long
-    weights, values = sum(weights.numel() for weights in memory.parameters()), config.memory.lane_size
-    products = lanes * steps * (weights + COPYING * values)
-    if steps > LONGEST_WINDOW or len(starts) * values > MOST_STATES or products > MOST_PRODUCTS:
-        raise ArtifactError(f"{path}: {len(starts):,} starts of {steps:,} steps are too many to run this memory over")
-    return starts
 
 
 def _fill(module: nn.Module, path: Path, device: str | torch.device) -> None:

@@ -24,7 +24,8 @@ from wm_gym.models.kinds import make_memory
 from wm_gym.models.mdn_rnn import MDNRNNConfig
 from wm_gym.models.transformer import TransformerConfig
 from wm_gym.models.vae import VAE, VAEConfig
-from wm_gym.world_model import Starts, WorldModel, WorldModelConfig
+from wm_gym.starts import Starts
+from wm_gym.world_model import WorldModel, WorldModelConfig
 
 Rng = np.random.Generator
 MODEL, TRANSFORMER, ENSEMBLE, CONTROLLER, POPULATION = SUBJECTS = (
