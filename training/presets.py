@@ -132,7 +132,7 @@ PRESETS = {
         refine=gradient.Args(steps=1, walkers=4),
     ),
     "laptop": Args(
-        rounds=4,
+        rounds=2,
         memories=2,
         sought=6,
         refined=2,
@@ -147,7 +147,7 @@ PRESETS = {
         rnn_epochs=8,
         rnn_learning_rate=1e-3,
         validation_tracks=10,
-        finalists=3,
+        finalists=2,
         vae=train_vae.Args(epochs=3, batch=128, error_weight=3.0),
         rnn=train_rnn.Args(epochs=80),
         controller=train_controller.Args(
