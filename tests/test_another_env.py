@@ -10,10 +10,11 @@ import pytest
 import torch
 from conftest import ACROBOT, ANOTHER, Z, another_task, make_world_model
 from gymnasium.utils.env_checker import check_env
+from safetensors.numpy import load_file, save_file
 
 import wm_gym
 from wm_gym.actions import ActionConfig
-from wm_gym.artifact import FORMAT_VERSION, PRETRAINED
+from wm_gym.artifact import FORMAT_VERSION
 from wm_gym.car_racing import CAR_RACING
 from wm_gym.frames import encoder_input
 from wm_gym.registration import env_ids, task_of
@@ -80,21 +81,34 @@ def test_what_neither_shows_nor_takes_what_it_must_is_refused(clean_registry):
         TaskConfig.of("Odd-v0")
 
 
-def test_the_artifact_keeps_its_task_and_needs_no_weights_to_tell(folder):
+@pytest.fixture
+def format_1(tmp_path):
+    """A world model as the first format kept it: of CarRacing alone, which it does not name, with its own words."""
+    made = tmp_path / "format_1"
+    make_world_model().save(made)
+    config = json.loads((made / "config.json").read_text())
+    del config["task"], config["doubters"], config["memory"]["counts"]
+    reward = config["reward"]
+    reward |= {"failure": reward.pop("end"), "lap_tiles": reward.pop("goal")}
+    (made / "config.json").write_text(json.dumps(config | {"format_version": 1}))
+    starts = load_file(made / "starts.safetensors")
+    save_file({**starts, "tiles": starts.pop("gained")}, made / "starts.safetensors")
+    return made
+
+
+def test_the_artifact_keeps_its_task_and_needs_no_weights_to_tell(folder, format_1):
     assert WorldModel.load(folder).config.task == task_of(folder) == ACROBOT
-    config = json.loads((PRETRAINED / "car_racing/world_model/config.json").read_text())
-    assert (config["format_version"], "task" in config) == (1, False)
-    assert task_of("car_racing") == WorldModel.from_pretrained("car_racing").config.task == CAR_RACING
+    assert task_of(format_1) == WorldModel.load(format_1).config.task == CAR_RACING
 
 
-def test_the_bundled_artifact_of_format_1_is_saved_again_as_what_it_is(tmp_path):
-    model = WorldModel.load("car_racing")
+def test_an_artifact_of_format_1_is_saved_again_as_what_it_is(format_1, tmp_path):
+    model, made = WorldModel.load(format_1), make_world_model()
     model.save(tmp_path / "again")
     again = WorldModel.load(tmp_path / "again")
     assert json.loads((tmp_path / "again" / "config.json").read_text())["format_version"] == FORMAT_VERSION == 2
-    assert again.config == model.config
-    assert (again.config.reward.end, again.config.reward.goal) == (-100, 294.109375)
-    assert np.array_equal(again.starts.gained, model.starts.gained) and model.starts.gained.max() > 100
+    assert again.config == model.config == made.config
+    assert again.config.reward.goal == made.config.reward.goal > 0
+    assert np.array_equal(again.starts.gained, model.starts.gained) and model.starts.gained.max() == 20
 
 
 @pytest.mark.parametrize(
