@@ -92,7 +92,8 @@ def format_1(tmp_path):
     reward |= {"failure": reward.pop("end"), "lap_tiles": reward.pop("goal")}
     (made / "config.json").write_text(json.dumps(config | {"format_version": 1}))
     starts = load_file(made / "starts.safetensors")
-    save_file({**starts, "tiles": starts.pop("gained")}, made / "starts.safetensors")
+    starts["tiles"] = starts.pop("gained")
+    save_file(starts, made / "starts.safetensors")
     return made
 
 

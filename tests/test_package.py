@@ -54,7 +54,8 @@ def test_the_wheel_holds_the_package_with_its_weights_and_nothing_else(wheel):
     assert names - info == expected
     assert {name.split("/")[0] for name in info} == {"wm_gym-0.1.0.dist-info"}
     assert "wm_gym/py.typed" in names
-    for part in ("world_model/vae", "world_model/memory", "world_model/starts", "controller/controller"):
+    weights = ("vae", "memory", "doubter-1", "starts")
+    for part in (*(f"world_model/{name}" for name in weights), "controller/controller"):
         assert f"wm_gym/pretrained/car_racing/{part}.safetensors" in names
 
 
