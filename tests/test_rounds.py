@@ -169,7 +169,7 @@ def test_a_bundle_holds_the_best_of_a_run_and_its_card(tmp_path, monkeypatch):
 
 
 def test_a_card_names_the_settings_that_differ_from_the_preset(tmp_path):
-    settings = replace(SMOKE, run=tmp_path, rounds=7, rnn=replace(SMOKE.rnn, learning_rate=0.5))
+    settings = replace(SMOKE, run=tmp_path, rounds=7, workers=7, track=False, rnn=replace(SMOKE.rnn, learning_rate=0.5))
     write_json(tmp_path / "args.json", asdict(settings))
     said = bundle.command(json.loads((tmp_path / "args.json").read_text()))
     assert said == "python -m training.loop --preset smoke --rounds 7 --rnn.learning-rate 0.5"

@@ -24,6 +24,9 @@ from wm_gym.card import data_label
 from wm_gym.models.controller import Controller
 from wm_gym.world_model import WorldModel
 
+ALIKE = ("run", "workers", "ray", "track")
+"""Settings with which a run comes to the same."""
+
 
 @dataclass
 class Args:
@@ -40,7 +43,7 @@ class Args:
 
 
 def command(settings: dict[str, Any]) -> str:
-    """Return the command that a run was last started with: its preset, and all settings that differ from it."""
+    """Return the command that comes to a run's result: its preset, and all settings that differ, but for `ALIKE`."""
     preset = settings["preset"]
     given, usual = (
         dict(leaves(each)) for each in (settings, json.loads(json.dumps(asdict(PRESETS[preset]), default=str)))
@@ -48,7 +51,7 @@ def command(settings: dict[str, Any]) -> str:
     flags = [
         f"--{name.replace('_', '-')} {value}"
         for name, value in given.items()
-        if name in usual and value != usual[name] and name != "run"
+        if name in usual and value != usual[name] and name not in ALIKE
     ]
     return " ".join([f"python -m training.loop --preset {preset}", *flags])
 
