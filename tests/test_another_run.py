@@ -16,6 +16,7 @@ from training import closed_loop, collect, drives, driving, gradient, loop, trai
 from training.latents import LatentEpisode, Sequences
 from training.presets import PRESETS
 from training.rollouts import Episode, episode_files, load_task, open_frames
+from training.shaping import Tremble
 from training.train_rnn import Args as RnnArgs
 from training.train_rnn import losses, make_starts, reward_of
 from wm_gym.car_racing import CAR_RACING
@@ -212,12 +213,12 @@ def test_no_gradient_flows_through_a_choice(folder, tmp_path):
 
 def test_a_slipping_hand_takes_any_choice_as_often_as_it_should(folder):
     dreams = gym.make_vec("DreamAcrobot-v0", 4000, world_model=folder)
-    lanes, still = train_controller.Tremble(dreams, 0.3, alike=2000), np.full(4000, 1)
+    lanes, still = Tremble(dreams, 0.3, alike=2000), np.full(4000, 1)
     actions = np.stack([lanes.actions(still) for _ in range(20)])
     assert np.array_equal(actions[:, :2000], actions[:, 2000:])
     assert set(np.unique(actions)) == {0, 1, 2}
     assert (actions != 1).mean() == pytest.approx(0.3 * 2 / 3, rel=0.05)
-    assert (train_controller.Tremble(dreams, 0.0, alike=2000).actions(still) == 1).all()
+    assert (Tremble(dreams, 0.0, alike=2000).actions(still) == 1).all()
     lanes.close()
 
 

@@ -42,32 +42,6 @@ def test_a_world_model_comes_back_in_float16(kind, tmp_path):
         assert np.allclose(getattr(loaded.starts, name), array, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("kind", MEMORIES)
-def test_doubters_come_back_in_their_order(kind, tmp_path):
-    made = make_world_model(kind, doubters=2)
-    made.save(tmp_path / "model")
-    model = WorldModel.load(tmp_path / "model")
-    assert model.config.doubters == 2
-    for mine, its in zip((model.memory, *model.doubters), (made.memory, *made.doubters), strict=True):
-        for name, weights in mine.state_dict().items():
-            assert torch.equal(weights, its.state_dict()[name].half().float())
-            assert not weights.requires_grad
-    first, second = (dict(each.state_dict()) for each in model.doubters)
-    assert not torch.equal(first["heads.weight"], second["heads.weight"])
-    with pytest.raises(ValueError, match="the config has 2 doubters, got 1"):
-        WorldModel(made.config, made.vae, made.memory, made.starts, made.doubters[:1])
-    (tmp_path / "model" / "doubter-2.safetensors").unlink()
-    with pytest.raises(wm_gym.ArtifactError, match=r"doubter-2\.safetensors: missing"):
-        WorldModel.load(tmp_path / "model")
-
-
-@pytest.mark.parametrize("doubters", [-1, 4, 10**9, True, 1.0, "1", None])
-def test_a_number_of_doubters_that_can_not_be_is_refused(folder, doubters):
-    edit_config(folder, doubters=doubters)
-    with pytest.raises(wm_gym.ArtifactError, match=r"config\.json.*doubters"):
-        WorldModel.load(folder)
-
-
 def test_files_are_as_readable_as_the_umask_allows(tmp_path):
     mask = os.umask(0o022)
     try:

@@ -8,6 +8,7 @@ import torch
 from conftest import MEMORIES, make_world_model
 
 from training import gradient, train_controller
+from training.shaping import Tremble
 from wm_gym.evaluate import make_lanes
 from wm_gym.models.controller import Controller, ControllerConfig
 from wm_gym.models.memory import mixture_mean, mixture_spread, select
@@ -66,7 +67,7 @@ def test_a_disturbance_trembles_actions_by_its_share_of_half_their_range(disturb
 
 def test_lanes_tremble_as_gradients_do(world_model_folder):
     dreams = make_lanes("DreamCarRacing-v0", 4000, world_model=world_model_folder)
-    lanes, still = train_controller.Tremble(dreams, 0.3, alike=2000), np.zeros((4000, 3), np.float32)
+    lanes, still = Tremble(dreams, 0.3, alike=2000), np.zeros((4000, 3), np.float32)
     actions = np.stack([lanes.actions(still) for _ in range(60)])
     lanes.close()
     assert np.array_equal(actions[:, :2000], actions[:, 2000:])

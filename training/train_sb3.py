@@ -37,8 +37,8 @@ from training.device import choose_device
 from training.drives import drive, write_video
 from training.files import alone, keep_settings, write_atomic
 from training.presets import MOST_CANDIDATES
+from training.shaping import Tremble, make_weighed
 from training.tracking import track, track_video, tracking
-from training.train_controller import Tremble, make_weighed
 from wm_gym.evaluate import EpisodeResult, make_lanes, rollout, summarize
 from wm_gym.policies import Policy, RescaledPolicy, load_policy
 from wm_gym.registration import env_ids, task_of
