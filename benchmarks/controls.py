@@ -3,8 +3,8 @@
     python -m benchmarks.controls --base runs/mine
 
 All controls begin with the first drives of one run of the laptop preset, and its V and M where these are not what is
-changed. Then a round: eight controllers are sought, hard dreams choose four, their own drives and ten validation tracks
-choose one, which drives all 100 validation tracks. An interrupted command goes on; W&B is told nothing.
+changed. Then a round: six controllers are sought, hard dreams choose four, ten validation tracks choose one of these,
+which drives all 100 validation tracks. An interrupted command goes on; W&B is told nothing.
 """
 
 from __future__ import annotations
@@ -93,15 +93,15 @@ def main(args: Args) -> None:
         )
         final = loop.main(settings)
         (line,) = read_log(run / "rounds.jsonl")
-        others = {each["candidate"]: each["real"]["mean"] for each in read_log(run / "candidates.jsonl")}
-        driven = max(range(settings.candidates), key=lambda i: line["candidates"][i]["mean"])
-        ten = {driven: line["real"]["mean"], **others}
         lines[name] = {
             "flags": flags,
             "seed": args.seed,
             "real": final["real"],
             "dream": final["dream"],
-            "candidates": [{**each, "ten_tracks": ten[i]} for i, each in enumerate(line["candidates"])],
+            "candidates": [
+                {"temperature": each["temperature"], "hard_dreams": each["hard_dreams"], "real": each["real"]["mean"]}
+                for each in read_log(run / "candidates.jsonl")
+            ],
             "frames": line["collected_frames"],
             "seconds": line["seconds"],
         }

@@ -125,6 +125,10 @@ def test_a_rounds_world_model_has_a_doubter_of_other_first_weights(run):
         assert torch.equal(model.doubters[0].heads.weight, other.heads.weight)
 
 
+def candidates_of(run, number):
+    return [line for line in read_log(run / "candidates.jsonl") if line["round"] == number]
+
+
 def parameters(folders):
     return np.stack([Controller.from_pretrained(folder / "controller").parameters for folder in sorted(folders)])
 
@@ -134,25 +138,21 @@ def test_a_rounds_candidates_drive_in_turn_are_validated_and_the_best_is_its_con
     line, folder = read_log(run / "rounds.jsonl")[number], run / "rounds" / f"{number:03d}"
     own = episodes[FIRST_DRIVES + number * SETTINGS.own_episodes :][: SETTINGS.own_episodes]
     assert [episode.driver.member for episode in own] == [episode.seed % SETTINGS.candidates for episode in own]
-    for member, candidate in enumerate(line["candidates"]):
-        scores = [episode.rewards.sum() for episode in own if episode.driver.member == member]
-        assert len(scores) == candidate["drives"] > 0
-        np.testing.assert_allclose(np.mean(scores), candidate["mean"])
-    driven = max(range(SETTINGS.candidates), key=lambda member: line["candidates"][member]["mean"])
-    validated = read_log(run / "candidates.jsonl")
-    others = {each["candidate"]: each["real"]["mean"] for each in validated if each["round"] == number}
-    assert sorted([driven, *others]) == list(range(SETTINGS.candidates))
-    means = {driven: line["real"]["mean"], **others}
+    validated = candidates_of(run, number)
+    assert [each["candidate"] for each in validated] == list(range(SETTINGS.candidates))
+    best = max(validated, key=lambda each: each["real"]["mean"])
+    assert all(line[key] == value for key, value in best.items() if key != "frames")
+    assert line["frames"] == sum(each["frames"] for each in validated)
     candidates = parameters(folder.glob("candidates/*"))
     assert len(np.unique(candidates, axis=0)) == SETTINGS.candidates
     chosen = Controller.from_pretrained(folder / "controller").parameters
-    assert np.array_equal(chosen, candidates[max(means, key=means.get)])
+    assert np.array_equal(chosen, candidates[best["candidate"]])
     assert np.array_equal(Controller.from_pretrained(folder / "population").parameters, candidates)
 
 
 @pytest.mark.parametrize("number", range(SETTINGS.rounds))
 def test_a_rounds_candidates_are_the_refined_and_those_others_that_hard_dreams_pay_best(number, run):
-    line, folder = read_log(run / "rounds.jsonl")[number], run / "rounds" / f"{number:03d}"
+    validated, folder = candidates_of(run, number), run / "rounds" / f"{number:03d}"
     sought = parameters(folder.glob("sought/*"))
     assert len(sought) == SETTINGS.sought
     config = Controller.from_pretrained(folder / "controller").config
@@ -161,9 +161,9 @@ def test_a_rounds_candidates_are_the_refined_and_those_others_that_hard_dreams_p
     others = SETTINGS.sought - refined
     best = [*np.argsort(-paid[:others])[: SETTINGS.candidates - refined], *range(others, SETTINGS.sought)]
     assert SETTINGS.refined == 1
-    assert [candidate["refined"] for candidate in line["candidates"]] == [i >= others for i in best]
+    assert [candidate["refined"] for candidate in validated] == [i >= others for i in best]
     assert np.array_equal(parameters(folder.glob("candidates/*")), sought[best])
-    assert np.array_equal([candidate["dream"] for candidate in line["candidates"]], paid[best])
+    assert np.array_equal([candidate["hard_dreams"] for candidate in validated], paid[best])
 
 
 def test_controllers_evolve_in_the_dream_and_on_the_real_env_each_generation_once(run):

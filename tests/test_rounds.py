@@ -20,15 +20,20 @@ SMOKE = PRESETS["smoke"]
 @pytest.fixture
 def run(tmp_path):
     """A run of three rounds whose controllers tell who they are by their first parameter, 10 · round + candidate."""
-    for number, (mean, chosen) in enumerate(((100.0, 0), (300.0, 1), (200.0, 0))):
-        folder = tmp_path / "rounds" / f"{number:03d}"
-        make_world_model().save(folder / "world_model")
-        for i in range(2):
-            Controller(np.full(867, 10 * number + i)).save(folder / "candidates" / str(i) / "controller")
-        Controller(np.full(867, 10 * number + chosen)).save(folder / "controller")
-        candidates = [{"mean": 50.0 * (i == chosen)} for i in range(2)]
-        append_log(tmp_path / "rounds.jsonl", {"round": number, "real": {"mean": mean}, "candidates": candidates})
+    for number, means in enumerate(((100.0, 150.0), (290.0, 300.0), (350.0, 200.0))):
+        make_world_model().save(tmp_path / "rounds" / f"{number:03d}" / "world_model")
+        for i, mean in enumerate(means):
+            make_candidate(tmp_path, number, i)
+            append_log(tmp_path / "candidates.jsonl", {"round": number, "candidate": i, "real": {"mean": mean}})
     return tmp_path
+
+
+def make_candidate(run, number, i):
+    folder = run / "rounds" / f"{number:03d}" / "candidates" / str(i)
+    training = {"temperature": 2.0, "refined": False, "hard_dreams": 800.0}
+    Controller(np.full(867, 10 * number + i), ControllerConfig(training=training)).save(folder / "controller")
+    for name in ("closed_loop.json", "closed_loop.png"):
+        (folder / name).write_text(f"{number} {i}")
 
 
 def best(run):
@@ -51,29 +56,50 @@ def test_v_is_continued_where_frames_are_foreign_to_it_and_the_decision_is_kept(
     assert asked == [1, 2, 3, 4]
 
 
-def test_all_candidates_drive_and_the_best_of_the_best_rounds_drive_all_validation_tracks(run, monkeypatch):
+def drives(monkeypatch, scores):
+    """Let candidates score what is given for them, their round and the number of tracks; return who drove, in order."""
     driven = []
-    scores = {  # of the candidates that their own drives did not choose, then of the finalists
-        ("000", "candidates/1", 2): 150.0,
-        ("001", "candidates/0", 2): 290.0,
-        ("002", "candidates/1", 2): 350.0,
-        ("002", "", 100): 260.0,
-        ("001", "", 100): 240.0,
-    }
 
-    def validate(args, folder, tracks, candidate=""):
-        driven.append((folder.name, candidate, tracks))
-        return {"real": {"mean": scores[driven[-1]]}}
+    def validate(args, number, candidate, tracks):
+        driven.append((number, candidate, tracks))
+        if isinstance(scores[driven[-1]], type):
+            raise scores[driven[-1]]
+        return {"round": number, "candidate": candidate, "real": {"mean": scores[driven[-1]]}, "frames": 7}
 
     monkeypatch.setattr(selection, "validate", validate)
-    args = replace(SMOKE, run=run, finalists=2, validation_tracks=2)
-    assert selection.keep_best(run)["round"] == 1
-    assert best(run) == 11  # round 1, candidate 1
+    return driven
+
+
+def test_all_candidates_of_a_round_drive_validation_tracks_once_and_the_best_is_its_controller(run, monkeypatch):
+    args = replace(SMOKE, run=run, candidates=3, validation_tracks=2)
+    for i in range(3):
+        make_candidate(run, 3, i)
+    scores = {(3, 0, 2): 10.0, (3, 1, 2): 30.0, (3, 2, 2): KeyboardInterrupt}
+    driven = drives(monkeypatch, scores)
+    with pytest.raises(KeyboardInterrupt):
+        selection.choose(args, 3)
+    scores[3, 2, 2] = 20.0
+    best = selection.choose(args, 3)
+    assert driven == [(3, 0, 2), (3, 1, 2), (3, 2, 2), (3, 2, 2)]
+    assert (best["candidate"], best["frames"], best["hard_dreams"]) == (1, 3 * 7, 800.0)
+    assert Controller.from_pretrained(run / "rounds/003/controller").parameters[0] == 31
+    assert (run / "rounds/003/closed_loop.json").read_text() == "3 1"
+
+
+def test_the_best_candidates_of_all_rounds_drive_all_validation_tracks(run, monkeypatch):
+    scores = {(2, 0, 100): 260.0, (1, 1, 100): 240.0, (1, 0, 100): 280.0}
+    driven = drives(monkeypatch, scores)
+    args = replace(SMOKE, run=run, finalists=3)
+    assert selection.keep_best(run)["round"] == 2
+    assert best(run) == 20  # round 2, candidate 0
     for _ in range(2):  # the second time nothing is driven again
-        assert selection.final(args)["round"] == 2
+        line = selection.final(args)
+        assert (line["round"], line["candidate"]) == (1, 0)
         assert driven == list(scores)
-        assert best(run) == 21
-    assert [line["round"] for line in read_log(run / "finalists.jsonl")] == [2, 1]
+        assert best(run) == 10
+    assert Controller.from_pretrained(run / "rounds/001/controller").parameters[0] == 10
+    assert (run / "rounds/001/closed_loop.png").read_text() == "1 0"
+    assert [line["round"] for line in read_log(run / "finalists.jsonl")] == [2, 1, 1]
 
 
 def test_a_run_that_is_not_over_has_no_best_finalist(run):
@@ -137,32 +163,34 @@ def test_seconds_of_finished_stages_outlive_a_kill(tmp_path):
 def test_a_bundle_holds_the_best_of_a_run_and_its_card(tmp_path, monkeypatch):
     monkeypatch.setattr(bundle, "PRETRAINED", tmp_path / "pretrained")
     scores = {"mean": 123.0, "std": 5.0, "episodes": 10}
-    line = {"round": 0, "real": scores, "dream": scores, "frames": 7, "collected_frames": 50, "seconds": {"vae": 90.0}}
+    line = {"round": 0, "candidate": 0, "real": scores, "dream": scores, "frames": 7}
+    line |= {"collected_frames": 50, "seconds": {"vae": 90.0}}
     for log in ("rounds", "candidates", "finalists"):
         append_log(tmp_path / f"{log}.jsonl", line)
     write_json(tmp_path / "args.json", asdict(replace(SMOKE, run=tmp_path)))
     folder = tmp_path / "rounds" / "000"
     data = {"frames": 50, "episodes": {"random": 2, "own": 1}, "seeds": [4, 6]}
     make_world_model(training=data).save(folder / "world_model")
-    Controller(np.full(867, 3), ControllerConfig(training={"env": "DreamCarRacing-v0"})).save(folder / "controller")
+    controller = Controller(np.full(867, 3), ControllerConfig(training={"env": "DreamCarRacing-v0"}))
+    controller.save(folder / "candidates" / "0" / "controller")
     for picture in ("rounds.png", "curves.png", "rounds/000/strip.png", "rounds/000/gap.png"):
         (tmp_path / picture).touch()
     (tmp_path / "results").mkdir()
     made = bundle.main(bundle.Args(tmp_path, "snow", "Note.", tmp_path / "results"))
     assert made == tmp_path / "pretrained" / "snow"
     training = WorldModel.from_pretrained(made).config.training
-    assert (training["label"], training["real_frames"]) == ("from scratch", 50 + 3 * 7)
+    assert (training["label"], training["real_frames"]) == ("from scratch", 50 + 2 * 7)
     assert (Controller.from_pretrained(made).parameters == 3).all()
     card = (made / "README.md").read_text()
     for said in (
         "# snow\n",
         "its dreams only, by `python -m training.loop --preset smoke`.",
         "- Data: 2 random, 1 own episodes on tracks 4 to 6; 50 real frames. The whole run, its validation drives "
-        "included, used 71.",
+        "included, used 64.",
         "- Label: from scratch.",
         "- Note.",
-        "| 0 | 50 | 123 | 123 ± 5 | 123 ± 5 | 1.5 |",
-        "| 0 on 10 tracks | | 123 | | 123 ± 5 | |",
+        "| 0 | 50 | 123 | 123 ± 5 | 123 | 1.5 |",
+        "| 0 on 10 tracks | | 123 | 123 ± 5 | | |",
     ):
         assert said in card
     assert sum(path.suffix == ".png" for path in (tmp_path / "results").iterdir()) == 4
@@ -176,7 +204,7 @@ def test_a_card_names_the_settings_that_differ_from_the_preset(tmp_path):
 
 
 def test_the_refined_go_on_gently_from_the_best_so_far_and_all_of_them_drive(run, monkeypatch):
-    """Round 1 is the best so far, by a controller that `best` does not hold yet; round 3 seeks 21 + 3."""
+    """Round 2 is the best so far, by a candidate that `best` does not hold yet; round 3 seeks 21 + 3."""
     args = replace(SMOKE, run=run, sought=24, refined=3, candidates=5)
     begun = []
 
@@ -189,7 +217,7 @@ def test_the_refined_go_on_gently_from_the_best_so_far_and_all_of_them_drive(run
     monkeypatch.setattr(loop.train_controller, "main", seek)
     monkeypatch.setattr(loop.train_controller, "hard_dreams", lambda model, parameters, *_: parameters[:, 0] % 20)
     loop.find_candidates(args, 3)
-    assert [each[:2] for each in begun] == [(None, args.controller.gradient)] * 21 + [(11.0, args.refine)] * 3
+    assert [each[:2] for each in begun] == [(None, args.controller.gradient)] * 21 + [(20.0, args.refine)] * 3
     assert (begun[0][2], begun[20][2]) == (args.coolest, args.hottest)
     assert args.coolest < begun[21][2] < begun[22][2] < begun[23][2] < args.hottest
     drive = [Controller.from_pretrained(run / f"rounds/003/candidates/{i}/controller").parameters[0] for i in range(5)]

@@ -70,7 +70,7 @@ def main(args: Args) -> Path:
         "command": command(json.loads((args.run / "args.json").read_text())),
         "round": best["round"],
         "label": data_label(model.config.training["episodes"]),
-        "real_frames": rounds[-1]["collected_frames"] + sum(line["frames"] for line in rounds + candidates + finalists),
+        "real_frames": rounds[-1]["collected_frames"] + sum(line["frames"] for line in candidates + finalists),
         "rounds": rounds,
         "candidates": candidates,
         "finalists": finalists,

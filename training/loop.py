@@ -30,7 +30,7 @@ from training.files import alone, keep_settings, write_json
 from training.pictures import draw_progress, draw_round
 from training.presets import FREE, MOST_CANDIDATES, SEED_TRACKS, Args, parse
 from training.rollouts import Episode, episode_files
-from training.selection import final, keep_best, validate
+from training.selection import choose, final, keep_best
 from training.tracking import track, tracking
 from wm_gym.models.controller import Controller
 from wm_gym.registration import env_ids
@@ -145,24 +145,10 @@ def find_candidates(args: Args, number: int) -> None:
     paid = train_controller.hard_dreams(model, parameters, found[0].config, args.max_steps)
     best = [*np.argsort(-paid[:others])[: args.candidates - refined].tolist(), *range(others, args.sought)]
     for place, i in enumerate(best):
-        training = found[i].config.training | {"dream": float(paid[i])}
+        training = found[i].config.training | {"hard_dreams": float(paid[i])}
         config = replace(found[i].config, training=training)
         Controller(parameters[i], config).save(folder / "candidates" / str(place) / "controller")
     Controller(parameters[best], replace(found[0].config, training={})).save(folder / "population")
-
-
-def choose(args: Args, number: int) -> list[dict[str, float]]:
-    """Keep the candidate of a round whose real drives scored best, and return what each one's came to."""
-    folder = args.run / "rounds" / f"{number:03d}"
-    drives = [Episode.load(args.run / "rollouts" / f"{seed}.npz") for seed in own_seeds(args, number)]
-    candidates = [Controller.from_pretrained(folder / f"candidates/{i}/controller") for i in range(args.candidates)]
-    compared = []
-    for i, candidate in enumerate(candidates):
-        own = [float(drive.rewards.sum()) for drive in drives if drive.driver.member == i]
-        known = {key: candidate.config.training[key] for key in ("temperature", "refined", "dream")}
-        compared.append({**known, "drives": len(own), "mean": float(np.mean(own)), "std": float(np.std(own))})
-    candidates[int(np.argmax([line["mean"] for line in compared]))].save(folder / "controller")
-    return compared
 
 
 def vae_epochs(args: Args, number: int) -> int:
@@ -208,16 +194,14 @@ def run_round(args: Args, number: int) -> dict[str, Any]:
             find_candidates(args, number)
     with timer("drive"):
         collect.main(own_drives(args, number))
-    candidates = choose(args, number)
     with timer("validate"):
-        scores = validate(args, kept, args.validation_tracks)
+        best = choose(args, number)
     collected = sum(len(Episode.load(path).actions) + 1 for path in episode_files(run / "rollouts"))
-    line = {"round": number, **scores, "candidates": candidates, "collected_frames": collected}
-    return {**line, "seconds": timer.seconds}
+    return {**best, "collected_frames": collected, "seconds": timer.seconds}
 
 
 def main(args: Args) -> dict[str, Any]:
-    """Run all rounds that are not done, and return the line of the best finalist.
+    """Run all rounds that are not done, and return the line of the best finalist, a candidate of one of them.
 
     Raises:
         ValueError: for no rounds, finalists or memories, none to doubt, too many or too few candidates or refined ones,

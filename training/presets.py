@@ -66,7 +66,7 @@ class Args:
     candidates: int = 4
     """the refined, and of the other sought those that hard dreams pay best: they drive the real car"""
     own_episodes: int = 32
-    """real drives of a round's candidates in turn, for the choice between them and for the next round's data"""
+    """real drives of a round's candidates in turn, for the next round's data"""
     own_patience: int = 150
     """an own drive, or one of varied drivers, is over after so many steps without a new tile; 0 for never"""
     own_burst_rate: float = 0.01
@@ -82,11 +82,10 @@ class Args:
     real_generations: int = 0
     """evolve a controller on the real env too, for so many generations, after the last round"""
     validation_tracks: int = 20
-    """real validation tracks that a round's controller drives, and as many dreams; after the last round all its other
-    candidates do too"""
+    """real validation tracks that each candidate of a round drives, for the choice between them, and as many dreams"""
     finalists: int = 2
-    """the best rounds by the best of their candidates, which drive all validation tracks at last: the best of them is
-    the run's result"""
+    """the best candidates of all rounds, which drive all validation tracks at last: the best of them is the run's
+    result"""
     max_steps: int = 1000
     """steps of a real drive at most"""
     workers: int = 2
@@ -132,7 +131,7 @@ PRESETS = {
         refine=gradient.Args(steps=1, walkers=4),
     ),
     "laptop": Args(
-        rounds=2,
+        rounds=3,
         memories=2,
         sought=6,
         refined=2,
@@ -147,7 +146,7 @@ PRESETS = {
         rnn_epochs=8,
         rnn_learning_rate=1e-3,
         validation_tracks=10,
-        finalists=2,
+        finalists=3,
         vae=train_vae.Args(epochs=3, batch=128, error_weight=3.0),
         rnn=train_rnn.Args(epochs=80),
         controller=train_controller.Args(

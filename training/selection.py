@@ -2,40 +2,84 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
+from shutil import copyfileobj
 from typing import Any
 
 from training import closed_loop
 from training.checkpoints import append_log, read_log
 from training.closed_loop import VALIDATION_SEEDS
 from training.driving import drive
+from training.files import write_atomic
 from training.presets import Args
 from wm_gym.models.controller import Controller
 from wm_gym.registration import env_ids
 from wm_gym.world_model import WorldModel
 
 
-def validate(args: Args, folder: Path, tracks: int, candidate: str = "") -> dict[str, Any]:
-    """Drive a round's controller on real validation tracks and in as many dreams; return and draw the comparison.
+def validate(args: Args, number: int, candidate: int, tracks: int) -> dict[str, Any]:
+    """Drive a candidate of a round on real validation tracks and in as many dreams; return and draw the comparison.
 
     Args:
         args: of the run.
-        folder: of the round.
+        number: of the round.
+        candidate: of the round's.
         tracks: number of them.
-        candidate: folder in the round's of the controller and for what is drawn; the round's own by default.
     """
-    controller, model = Controller.from_pretrained(folder / candidate / "controller"), folder / "world_model"
+    kept, folder = args.run / "rounds" / f"{number:03d}", candidate_folder(args.run, number, candidate)
+    controller, model = Controller.from_pretrained(folder / "controller"), kept / "world_model"
     dream, real = env_ids(model)
     seeds, steps = VALIDATION_SEEDS[:tracks], args.max_steps
     dreamt = drive(dream, controller, model, seeds, tracks, max_episode_steps=steps)
     driven = drive(real, controller, model, seeds, args.workers, args.ray, max_episode_steps=steps)
-    compared = closed_loop.report(driven, dreamt, WorldModel.from_pretrained(model).config, folder / candidate)
+    compared = closed_loop.report(driven, dreamt, WorldModel.from_pretrained(model).config, folder)
     frames = sum(each.result.steps + 1 for each in driven)
-    return {**{key: compared[key] for key in ("real", "dream", "kinder_since", "alarms")}, "frames": frames}
+    scores = {key: compared[key] for key in ("real", "dream", "kinder_since", "alarms")}
+    return {"round": number, "candidate": candidate, **scores, "frames": frames}
 
 
-def keep_best(run: Path, log: str = "rounds.jsonl") -> dict[str, Any]:
-    """Copy world model and controller of the round that validated best to ``best`` and return its line of a log.
+def candidate_folder(run: Path, number: int, candidate: int) -> Path:
+    """Return the folder of a candidate of round ``number``."""
+    return run / "rounds" / f"{number:03d}" / "candidates" / str(candidate)
+
+
+def _best(lines: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    return max(lines, key=lambda line: line["real"]["mean"])
+
+
+def _settle(run: Path, best: dict[str, Any]) -> None:
+    """Make a candidate, given by its line of a log, its round's controller, with what was drawn of its drives."""
+    folder = candidate_folder(run, best["round"], best["candidate"])
+    kept = folder.parent.parent
+    Controller.from_pretrained(folder / "controller").save(kept / "controller")
+    for name in ("closed_loop.json", "closed_loop.png"):
+        with (folder / name).open("rb") as drawn:
+            write_atomic(kept / name, partial(copyfileobj, drawn))
+
+
+def choose(args: Args, number: int) -> dict[str, Any]:
+    """Let all candidates of a round drive validation tracks, and make the best one the round's controller.
+
+    Returns:
+        The best one's line of ``candidates.jsonl``, but with the "frames" that all of them drove.
+    """
+    log = args.run / "candidates.jsonl"
+    lines = {line["candidate"]: line for line in read_log(log) if line["round"] == number}
+    for i in range(args.candidates):
+        if i not in lines:
+            training = Controller.from_pretrained(candidate_folder(args.run, number, i) / "controller").config.training
+            origin = {key: training[key] for key in ("temperature", "refined", "hard_dreams")}
+            lines[i] = {**validate(args, number, i, args.validation_tracks), **origin}
+            append_log(log, lines[i])
+    best = _best(lines.values())
+    _settle(args.run, best)
+    return {**best, "frames": sum(line["frames"] for line in lines.values())}
+
+
+def keep_best(run: Path, log: str = "candidates.jsonl") -> dict[str, Any]:
+    """Copy world model and controller of the candidate that validated best to ``best`` and return its line of a log.
 
     Raises:
         FileNotFoundError: for a run that has not come so far.
@@ -43,43 +87,21 @@ def keep_best(run: Path, log: str = "rounds.jsonl") -> dict[str, Any]:
     lines = read_log(run / log)
     if not lines:
         raise FileNotFoundError(f"{run / log}: nothing there yet; let training.loop go on with this run first")
-    best = max(lines, key=lambda line: line["real"]["mean"])
-    folder = run / "rounds" / f"{best['round']:03d}"
-    WorldModel.load(folder / "world_model").save(run / "best" / "world_model")
+    best = _best(lines)
+    folder = candidate_folder(run, best["round"], best["candidate"])
+    WorldModel.load(folder.parent.parent / "world_model").save(run / "best" / "world_model")
     Controller.from_pretrained(folder / "controller").save(run / "best" / "controller")
     return best
 
 
-def best_candidate(args: Args, line: dict[str, Any]) -> float:
-    """Let a round's other candidates drive the validation tracks too, keep its best, and return its mean.
-
-    The few drives that chose among them were disturbed by bursts, and of training tracks.
-
-    Args:
-        args: of the run.
-        line: of the round's log.
-    """
-    folder, log = args.run / "rounds" / f"{line['round']:03d}", args.run / "candidates.jsonl"
-    driven = [each["mean"] for each in line["candidates"]]
-    means = {driven.index(max(driven)): line["real"]["mean"]}
-    means |= {each["candidate"]: each["real"]["mean"] for each in read_log(log) if each["round"] == line["round"]}
-    for i in range(len(driven)):
-        if i not in means:
-            scores = validate(args, folder, args.validation_tracks, f"candidates/{i}")
-            append_log(log, {"round": line["round"], "candidate": i, **scores})
-            means[i] = scores["real"]["mean"]
-    best = max(means, key=lambda i: means[i])
-    Controller.from_pretrained(folder / "candidates" / str(best) / "controller").save(folder / "controller")
-    return means[best]
-
-
 def final(args: Args) -> dict[str, Any]:
-    """Let the best candidates of the best rounds drive all validation tracks, and keep and return the best of them."""
-    means = {line["round"]: best_candidate(args, line) for line in read_log(args.run / "rounds.jsonl")}
-    rounds = sorted(means, key=lambda number: -means[number])[: args.finalists]
+    """Let the best candidates of all rounds drive all validation tracks, and keep and return the best of them."""
+    lines = sorted(read_log(args.run / "candidates.jsonl"), key=lambda line: -line["real"]["mean"])
     log = args.run / "finalists.jsonl"
-    done = {line["round"] for line in read_log(log)}
-    for number in [number for number in rounds if number not in done]:
-        folder = args.run / "rounds" / f"{number:03d}"
-        append_log(log, {"round": number, **validate(args, folder, len(VALIDATION_SEEDS))})
-    return keep_best(args.run, log.name)
+    done = {(line["round"], line["candidate"]) for line in read_log(log)}
+    for line in lines[: args.finalists]:
+        if (line["round"], line["candidate"]) not in done:
+            append_log(log, validate(args, line["round"], line["candidate"], len(VALIDATION_SEEDS)))
+    best = keep_best(args.run, log.name)
+    _settle(args.run, best)
+    return best

@@ -107,17 +107,18 @@ def _result_lines(training: Mapping[str, Any], results: str | Path | None) -> li
 def _rounds_table(training: Mapping[str, Any]) -> list[str]:
     if "rounds" not in training:
         return []
-    lines = ["", "| round | real frames | dream score | real score (validation) | best candidate | minutes |"]
+    lines = ["", "| round | real frames | dream score | real score (validation) | all candidates | minutes |"]
     lines += ["|---|---|---|---|---|---|"]
     for line in training["rounds"]:
         minutes = sum(line["seconds"].values()) / 60
         frames, dream = f"{line['collected_frames']:,}", f"{line['dream']['mean']:.0f}"
-        others = [each["real"] for each in training["candidates"] if each["round"] == line["round"]]
-        best = _mean_std(max([line["real"], *others], key=lambda scores: scores["mean"]))
-        lines.append(f"| {line['round']} | {frames} | {dream} | {_mean_std(line['real'])} | {best} | {minutes:.1f} |")
+        candidates = [each for each in training["candidates"] if each["round"] == line["round"]]
+        means = sorted({each["real"]["mean"] for each in (line, *candidates)}, reverse=True)
+        listed = ", ".join(f"{mean:.0f}" for mean in means)
+        lines.append(f"| {line['round']} | {frames} | {dream} | {_mean_std(line['real'])} | {listed} | {minutes:.1f} |")
     for line in training["finalists"]:
         tracks, dream = line["real"]["episodes"], f"{line['dream']['mean']:.0f}"
-        lines.append(f"| {line['round']} on {tracks} tracks | | {dream} | | {_mean_std(line['real'])} | |")
+        lines.append(f"| {line['round']} on {tracks} tracks | | {dream} | {_mean_std(line['real'])} | | |")
     return lines
 
 
