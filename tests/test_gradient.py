@@ -9,9 +9,10 @@ from conftest import MEMORIES, make_world_model
 
 from training import gradient, train_controller
 from training.shaping import Tremble
+from wm_gym.doubt import Doubters
 from wm_gym.evaluate import make_lanes
 from wm_gym.models.controller import Controller, ControllerConfig
-from wm_gym.models.memory import mixture_mean, mixture_spread, select
+from wm_gym.models.memory import mixture_mean, mixture_spread, put, select
 from wm_gym.starts import Starts
 
 
@@ -120,12 +121,12 @@ def doubted(kind="lstm", *changes):
 def test_doubt_is_the_disagreement_of_memories_that_follow_the_same_dreams():
     model = doubted("lstm", 0.05, 0.1)
     every, start, lanes = [model.memory, *model.doubters], torch.tensor([0, 12, 23]), torch.tensor([0, 1, 3])
-    doubt, rng = gradient.Doubt(model), torch.Generator().manual_seed(0)
-    states = doubt.begin(doubt.initial_states(4), lanes, start)
+    doubters, rng = Doubters(model.doubters), torch.Generator().manual_seed(0)
+    state = put(doubters.initial_state(4), lanes, select(model.doubter_states, start))
     mine = [select(model.run_up(memory), start) for memory in every]
     for _ in range(3):
         z, action = torch.randn(4, 32, generator=rng), torch.rand(4, 3, generator=rng)
-        states = doubt.step(z, action, states)
+        state = doubters.step(z, action, state)
         mine = [memory.step(z[lanes], action[lanes], state) for memory, state in zip(every, mine, strict=True)]
         predictions = [memory.predict(state[0]) for memory, state in zip(every, mine, strict=True)]
         means = np.stack([mixture_mean(each).numpy() for each in predictions])
@@ -133,7 +134,7 @@ def test_doubt_is_the_disagreement_of_memories_that_follow_the_same_dreams():
         expected = (means.var(axis=0, ddof=1) / (spreads**2).mean(axis=0)).mean(axis=-1)
         assert (expected > 1e-4).all()
         whole = model.memory.predict(torch.zeros(4, 256).index_put((lanes,), mine[0][0]))
-        np.testing.assert_allclose(doubt.of(whole, states)[lanes], expected, rtol=1e-3)
+        np.testing.assert_allclose(doubters.disagreement(whole, state)[lanes], expected, rtol=1e-3)
 
 
 @pytest.mark.parametrize("kind", MEMORIES)

@@ -10,7 +10,7 @@ from conftest import ALL_STARTS, COAST, every_task, nothing
 from gymnasium.error import ClosedEnvironmentError, ResetNeeded
 
 from benchmarks.soak import users
-from wm_gym.dream import NOISE_BLOCK
+from wm_gym.dream_state import NOISE_BLOCK
 from wm_gym.envs.latent import LatentEnv
 
 pytestmark = [pytest.mark.usefixtures("box2d", "no_display"), pytest.mark.filterwarnings("ignore")]

@@ -21,17 +21,9 @@ from torch import Tensor
 from tqdm import trange
 
 from training.checkpoints import cosine
+from wm_gym.doubt import Doubters
 from wm_gym.models.controller import ControllerConfig
-from wm_gym.models.memory import (
-    Prediction,
-    State,
-    mixture_mode,
-    mixture_moments,
-    put,
-    sample_mixture,
-    select,
-    squared_disagreement,
-)
+from wm_gym.models.memory import mixture_mode, put, sample_mixture, select
 from wm_gym.world_model import WorldModel
 
 Array = TypeVar("Array", Tensor, npt.NDArray[np.floating])
@@ -58,7 +50,7 @@ class Args:
     disturbance: float = 0.0
     """standard deviation of a tremble of actions, as a share of half their range: it teaches to drive with a margin"""
     doubt: float = 0.0
-    """price of the square of how far the world model's doubters disagree with it about a step"""
+    """price of the world model's doubters' disagreement with it about a step, as the dream's disagreement_penalty"""
 
 
 @dataclass
@@ -108,45 +100,6 @@ class LinearPolicy:
         return torch.clamp(action, self.low, self.high)
 
 
-class Doubt:
-    """A world model's doubters, which follow its dreams: where they expect something else, no data told them the same.
-
-    Args:
-        model: dreams.
-
-    Raises:
-        ValueError: when it has no doubters.
-    """
-
-    def __init__(self, model: WorldModel) -> None:
-        if not model.doubters:
-            raise ValueError(
-                "a price of doubt needs a world model with doubters, as training.loop --memories 2 makes it"
-            )
-        self.memories = model.doubters
-        # cloned: inference tensors take no part in gradients
-        self.start_states = [tuple(part.clone() for part in model.run_up(memory)) for memory in self.memories]
-
-    def initial_states(self, lanes: int) -> list[State]:
-        """Return each memory's state before any frame."""
-        return [memory.initial_state(lanes) for memory in self.memories]
-
-    def begin(self, states: list[State], lanes: Tensor, start: Tensor) -> list[State]:
-        """Return the states with those of some lanes ``(n,)`` at the dreaming model's starts ``(n,)``."""
-        each = zip(states, self.start_states, strict=True)
-        return [put(state, lanes, select(at, start)) for state, at in each]
-
-    def step(self, z: Tensor, action: Tensor, states: list[State]) -> list[State]:
-        """Advance each memory by what was dreamt and done: z ``(N, Z)``, action ``(N, A)``."""
-        return [memory.step(z, action, state) for memory, state in zip(self.memories, states, strict=True)]
-
-    def of(self, prediction: Prediction, states: list[State]) -> Tensor:
-        """Return the square of the memories' disagreement, ``(N,)``, with the prediction that z is dreamt from."""
-        theirs = (memory.predict(memory.hidden(state)) for memory, state in zip(self.memories, states, strict=True))
-        means, variances = zip(*map(mixture_moments, (prediction, *theirs)), strict=True)
-        return squared_disagreement(torch.stack(means), torch.stack(variances))
-
-
 def ascend(
     model: WorldModel,
     parameters: npt.NDArray[np.floating],
@@ -187,7 +140,9 @@ def ascend(
     if sampling not in ("sample", "mode"):
         raise ValueError(f'sampling must be "sample" or "mode", got {sampling!r}')
     memory, reward, device = model.memory, model.config.reward, model.device
-    doubt = Doubt(model) if args.doubt else None
+    if args.doubt and not model.doubters:
+        raise ValueError("a price of doubt needs a world model with doubters, as training.loop --memories 2 makes it")
+    doubters = Doubters(model.doubters if args.doubt else ())
     policy = LinearPolicy(parameters, config, device)
     optimizer = torch.optim.Adam([policy.rows], lr=args.learning_rate)
     generator = torch.Generator().manual_seed(seed)
@@ -202,7 +157,8 @@ def ascend(
         torch.from_numpy(model.starts.gained).to(device),
     )
     z, state, gained = torch.zeros(n, latents, device=device), memory.initial_state(n), torch.zeros(n, device=device)
-    following = doubt.initial_states(n) if doubt else []
+    following = doubters.initial_state(n)
+    start_following = tuple(part.clone() for part in (model.doubter_states if args.doubt else ()))
     ahead = args.acting + args.coasting
     age, over = torch.randint(args.length, (n,), generator=generator), torch.ones(n, dtype=torch.bool, device=device)
     with trange(args.steps, desc="gradients", unit="step") as bar:
@@ -211,8 +167,7 @@ def ascend(
             picked = torch.randint(len(start_z), (len(new),), generator=generator).to(device)
             z, gained = z.index_put((new,), start_z[picked]), gained.index_put((new,), start_gained[picked])
             state = put(state, new, select(start_state, picked))
-            if doubt:
-                following = doubt.begin(following, new, picked)
+            following = put(following, new, select(start_following, picked))
 
             alive, paid = torch.ones(n, device=device), torch.zeros(n, device=device)
             price = torch.zeros((), device=device)
@@ -226,12 +181,11 @@ def ascend(
                     shock = torch.randn(tremble.shape, generator=generator).to(device)
                     tremble = TREMBLE * tremble + (1 - TREMBLE**2) ** 0.5 * shock
                     action = policy.clamp(action + args.disturbance * tremble * (policy.high - policy.low) / 2)
-                if doubt:
-                    followed = doubt.step(dreamt, action, followed)
+                followed = doubters.step(dreamt, action, followed)
                 memorised = memory.step(dreamt, action, memorised)
                 prediction = memory.predict(memory.hidden(memorised))
-                if doubt and t % ASKED == ASKED - 1:
-                    paid = paid - args.doubt * ASKED * alive * doubt.of(prediction, followed)
+                if args.doubt and t % ASKED == ASKED - 1:
+                    paid = paid - args.doubt * ASKED * alive * doubters.disagreement(prediction, followed)
                 noise = torch.randn(n, latents, generator=generator).to(device)
                 if sampling == "mode":
                     dreamt = mixture_mode(prediction)
@@ -255,7 +209,7 @@ def ascend(
                     price = price + args.saturation * (inside.abs() - 1.5).clamp_min(0).square().mean()
                 if t == args.acting - 1:  # where the walkers are when the next look ahead begins
                     z, state = dreamt.detach(), tuple(part.detach() for part in memorised)
-                    following = [tuple(part.detach() for part in each) for each in followed]
+                    following = tuple(part.detach() for part in followed)
                     gained, survival = count, alive.detach()
             for group in optimizer.param_groups:
                 group["lr"] = args.learning_rate * cosine(step / args.steps)

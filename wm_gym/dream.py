@@ -4,82 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
 from wm_gym.checks import check_choice, check_count, check_number
+from wm_gym.doubt import Doubters
+from wm_gym.dream_state import GOAL_TOLERANCE, NOISE_BLOCK, DreamState
 from wm_gym.models.ensemble import Ensemble
-from wm_gym.models.memory import State, mixture_mode, put, sample_mixture, select
+from wm_gym.models.memory import mixture_mode, put, sample_mixture, select
 from wm_gym.world_model import WorldModel
 
 SAMPLING = ("sample", "mode")
 STARTS = ("episode", "any")
-NOISE_BLOCK = 32
-"""Steps of noise that a lane draws at once."""
-
-GOAL_TOLERANCE = 1e-3
-"""A goal is reached within this much: the sum of the gains is one of float32."""
-
 TEMPERATURES = (1e-3, 1e3)
 """The least and the greatest τ: far beyond them, float32 sums are no numbers."""
 
 MOST_PENALTY = 1e6
 """The greatest price of a disagreement."""
-
-STATE_LIMIT = 1e6
-"""The greatest size of a number in a state that a dream goes on from: the networks' sums over it stay finite."""
-
-
-@dataclass(frozen=True)
-class DreamState:
-    """A moment of one or more lanes, from which a dream can be continued or branched.
-
-    Attributes:
-        z: present latents, ``(N, Z)``.
-        memory: the memory's state, each part ``(N, ...)``.
-        gained: sum of the gains paid for so far where there is a goal, 0 elsewhere, ``(N,)``.
-        rngs: each lane's random stream.
-        noise: the block of noise that each lane drew from it, ``(N, NOISE_BLOCK, 2 Z + 1)``.
-        cursor: the next unused row of each block, ``(N,)``.
-    """
-
-    z: Tensor
-    memory: State
-    gained: npt.NDArray[np.float32]
-    rngs: list[np.random.Generator]
-    noise: npt.NDArray[np.float32]
-    cursor: npt.NDArray[np.int64]
-
-    @classmethod
-    def of(cls, z: Tensor, memory: State, gained: float, rng: np.random.Generator) -> DreamState:
-        """Return one lane's moment: z ``(1, Z)``, the memory's state ``(1, ...)``, gains so far, a random stream."""
-        noise = np.zeros((1, NOISE_BLOCK, 2 * z.shape[1] + 1), dtype=np.float32)
-        return cls(z, memory, np.array([gained], np.float32), [rng], noise, np.array([NOISE_BLOCK]))
-
-    def __len__(self) -> int:
-        return len(self.rngs)
-
-    def arrays(self) -> dict[str, Tensor | npt.NDArray]:
-        """Return everything but the random streams, by name; the lane is each array's first dimension."""
-        memory = {f"memory[{i}]": part for i, part in enumerate(self.memory)}
-        return {"z": self.z, **memory, "gained": self.gained, "noise": self.noise, "cursor": self.cursor}
-
-    def __getitem__(self, lanes: Sequence[int] | npt.NDArray[np.int64] | slice) -> DreamState:
-        """Return a copy of some lanes' moments."""
-        index = np.arange(len(self))[lanes]
-        rows = torch.from_numpy(index)
-        return DreamState(
-            z=self.z[rows],
-            memory=select(self.memory, rows),
-            gained=self.gained[index],
-            rngs=[deepcopy(self.rngs[i]) for i in index],
-            noise=self.noise[index],
-            cursor=self.cursor[index],
-        )
 
 
 class Dream:
@@ -93,13 +36,15 @@ class Dream:
             likeliest component, and ends where the probability exceeds 0.5.
         starts: "episode" starts as episodes start; "any" also in the middle of real drives.
         disagreement_penalty: λ, from 0 to `MOST_PENALTY`; each step pays λ · disagreement less.
-        disagreement_limit: a lane is in doubt at a step whose disagreement exceeds it, from 0; None for never.
+        disagreement_limit: a lane is in doubt at a step whose disagreement exceeds it, from 0, and inf to be told of
+            it alone; None for never. The world model's doubters follow the dream where this or a penalty is given.
 
     Attributes:
-        disagreement: of an ensemble's members about the last step, ``(N,)``; None of a lone memory, or before a step.
+        disagreement: about the last step, of doubters that follow or an ensemble's members, ``(N,)``; None where there
+            is none, or before a step.
 
     Raises:
-        ValueError: for a value outside of these, or a penalty or limit without an ensemble.
+        ValueError: for a value outside of these, or a penalty or limit of a memory that nothing doubts.
     """
 
     def __init__(
@@ -118,11 +63,13 @@ class Dream:
         limit = np.inf if disagreement_limit is None else disagreement_limit
         check_number("disagreement_penalty", disagreement_penalty, 0, MOST_PENALTY)
         check_number("disagreement_limit", limit, 0, np.inf)
-        if (disagreement_penalty or limit < np.inf) and not isinstance(world_model.memory, Ensemble):
+        asked = disagreement_penalty > 0 or disagreement_limit is not None
+        if asked and not (world_model.doubters or isinstance(world_model.memory, Ensemble)):
             raise ValueError(
-                "disagreement_penalty and disagreement_limit need a world model whose memory is an ensemble, "
-                "made by `python -m training.train_rnn --memory ensemble`"
+                "disagreement_penalty and disagreement_limit need a world model with doubters, as `python -m "
+                "training.loop --memories 2` makes it, or whose memory is an ensemble"
             )
+        self.doubters = Doubters(world_model.doubters if asked else ())
         self.disagreement_penalty, self.disagreement_limit = float(disagreement_penalty), float(limit)
         self.disagreement: npt.NDArray[np.float64] | None = None
         self.world_model, self.lanes = world_model, lanes
@@ -133,6 +80,7 @@ class Dream:
         latents = world_model.config.vae.latent_size
         self.z = torch.zeros(lanes, latents, device=self.device)
         self.memory_state = world_model.memory.initial_state(lanes)
+        self.doubter_state = self.doubters.initial_state(lanes)
         self.gained = np.zeros(lanes, dtype=np.float32)
         self.rngs: list[np.random.Generator] = [np.random.default_rng() for _ in range(lanes)]
         # each row: Z uniforms that choose components, one for the end, Z normals
@@ -194,10 +142,14 @@ class Dream:
             z, memory = self.world_model.start_states
             picked = torch.from_numpy(start.astype(np.int64))  # torch indexes with no other whole numbers
             z, memory, gained = z[picked], select(memory, picked), self.world_model.starts.gained[start]
+            if self.doubters.memories:
+                memory += select(self.world_model.doubter_states, picked)
         else:
             z, memory, gained = state.z, state.memory, state.gained
         self.z[rows] = z.to(self.device)
-        self.memory_state = put(self.memory_state, rows, tuple(part.to(self.device) for part in memory))
+        memory, own = tuple(part.to(self.device) for part in memory), len(self.memory_state)
+        self.memory_state = put(self.memory_state, rows, memory[:own])
+        self.doubter_state = put(self.doubter_state, rows, memory[own:])
         self.gained[lanes] = gained
 
     def check_reset(
@@ -207,27 +159,9 @@ class Dream:
         if start is not None and not ((start >= 0) & (start < len(self.world_model.starts))).all():
             raise ValueError(f"starts go from 0 to {len(self.world_model.starts) - 1}, got {start.tolist()}")
         if state is not None:
-            self.check_state(state)
+            state.check(self._present(), self.reward.goal)
             if len(state) != len(lanes):
                 raise ValueError(f"expected a state of {len(lanes)} lanes, got one of {len(state)}")
-
-    def check_state(self, state: DreamState) -> None:
-        """Raise ValueError unless a state of any number of lanes could be moments of this world model's dreams."""
-        if not isinstance(state.rngs, list) or not all(isinstance(rng, np.random.Generator) for rng in state.rngs):
-            raise ValueError(f"state.rngs must be a list of numpy's random generators, got {state.rngs!r}")
-        if not isinstance(state.memory, tuple) or len(state.memory) != len(self.memory_state):
-            raise ValueError(f"state.memory must be a tuple of {len(self.memory_state)} tensors, got {state.memory!r}")
-        goal = self.reward.goal
-        greatest = {"gained": 0.0 if goal is None else goal + GOAL_TOLERANCE, "cursor": NOISE_BLOCK}
-        theirs = state.arrays()
-        for name, mine in self._present().arrays().items():
-            its, shape, most = theirs[name], (len(state), *mine.shape[1:]), greatest.get(name, STATE_LIMIT)
-            least = 0 if name in greatest else -most
-            if not isinstance(its, type(mine)) or its.dtype != mine.dtype or tuple(its.shape) != shape:
-                got = f"{its.dtype} {tuple(its.shape)}" if isinstance(its, (Tensor, np.ndarray)) else repr(its)
-                raise ValueError(f"state.{name} must be a {type(mine).__name__}, {mine.dtype} {shape}, got {got}")
-            if not ((its >= least) & (its <= most)).all():  # NaN is not
-                raise ValueError(f"state.{name} must hold numbers from {least:g} to {most:g}, got {its}")
 
     @torch.inference_mode()
     def step(
@@ -242,9 +176,13 @@ class Dream:
         Returns:
             reward ``(N,)``, whether the memory ended the episode, and whether it reached the goal.
         """
-        memory, reward = self.world_model.memory, self.reward
-        self.memory_state = memory.step(self.z, torch.from_numpy(actions).to(self.device), self.memory_state)
+        memory, reward, done = self.world_model.memory, self.reward, torch.from_numpy(actions).to(self.device)
+        self.doubter_state = self.doubters.step(self.z, done, self.doubter_state)
+        self.memory_state = memory.step(self.z, done, self.memory_state)
         prediction = memory.predict(memory.hidden(self.memory_state))
+        apart = prediction.disagreement
+        if self.doubters.memories:
+            apart = self.doubters.disagreement(prediction, self.doubter_state)
         if self.sampling == "mode":
             self.z, threshold = mixture_mode(prediction), np.full(self.lanes, 0.5, np.float32)
         else:
@@ -264,8 +202,8 @@ class Dream:
         pay = gain.astype(np.float64) * reward.scale + reward.per_step
         if reward.end is not None:
             pay = np.where(ended, reward.end, pay)
-        if prediction.disagreement is not None:
-            self.disagreement = prediction.disagreement.cpu().numpy().astype(np.float64)
+        if apart is not None:
+            self.disagreement = apart.cpu().numpy().astype(np.float64)
             pay -= self.disagreement_penalty * self.disagreement
         return pay, ended, finished
 
@@ -279,7 +217,8 @@ class Dream:
         return (self.world_model.vae.decode(self.z[lanes]) * 255).round().to(torch.uint8).cpu().numpy()
 
     def _present(self) -> DreamState:
-        return DreamState(self.z, self.memory_state, self.gained, self.rngs, self.noise, self.cursor)
+        memory = self.memory_state + self.doubter_state
+        return DreamState(self.z, memory, self.gained, self.rngs, self.noise, self.cursor)
 
     def _draw(self, running: npt.NDArray[np.bool_] | None) -> npt.NDArray[np.float32]:
         """Return the next row of noise of each running lane, ``(N, 2 Z + 1)``; other rows mean nothing."""

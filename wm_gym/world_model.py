@@ -120,7 +120,7 @@ class WorldModel:
         memory: M.
         starts: what dreams start from.
         doubters: further memories, trained as M was but from other first weights. Dreams are M's alone; where these
-            expect something else, no data told them the same, and the dream is no guide (see `training.gradient`).
+            expect something else, no data told them the same, and the dream is no guide (see `wm_gym.doubt`).
 
     Raises:
         ValueError: for another number of doubters than the config's.
@@ -143,7 +143,8 @@ class WorldModel:
 
     def to(self, device: str | torch.device) -> WorldModel:
         """Move the weights and return self."""
-        self.__dict__.pop("start_states", None)
+        for cached in ("start_states", "doubter_states"):
+            self.__dict__.pop(cached, None)
         self.vae.to(device)
         for memory in (self.memory, *self.doubters):
             memory.to(device)
@@ -157,6 +158,11 @@ class WorldModel:
             return z[torch.arange(len(z)), torch.from_numpy(self.starts.length).to(self.device)], self.run_up(
                 self.memory
             )
+
+    @cached_property
+    def doubter_states(self) -> State:
+        """The doubters' state at each of the S starts, as `wm_gym.doubt.Doubters` keep it; ``()`` of none."""
+        return tuple(part for memory in self.doubters for part in self.run_up(memory))
 
     def run_up(self, memory: AnyMemory) -> State:
         """Return a memory's state at each of the S starts.

@@ -14,7 +14,7 @@ from gymnasium.utils import seeding
 
 from wm_gym.actions import check_action
 from wm_gym.checks import check_options, check_running
-from wm_gym.dream import DreamState
+from wm_gym.dream_state import DreamState
 from wm_gym.frames import encoder_input
 from wm_gym.models.vae import sample_latent
 from wm_gym.tasks import progress

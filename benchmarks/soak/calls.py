@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from hypothesis import strategies as st
 
-from wm_gym.dream import DreamState
+from wm_gym.dream_state import DreamState
 
 LANES = 3
 """Of the vector env."""

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 import wm_gym
 from training.workers import map_jobs
-from wm_gym.dream import GOAL_TOLERANCE
+from wm_gym.dream_state import GOAL_TOLERANCE
 from wm_gym.starts import Starts
 
 TEMPERATURES = (1.0, 1.5, 2.0, 3.0)

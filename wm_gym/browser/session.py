@@ -14,7 +14,8 @@ import torch
 
 import wm_gym
 from wm_gym.car_racing import keys_action
-from wm_gym.dream import Dream, DreamState
+from wm_gym.dream import Dream
+from wm_gym.dream_state import DreamState
 from wm_gym.policies import State
 
 HANDS = "you"

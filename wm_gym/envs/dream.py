@@ -11,7 +11,8 @@ import numpy.typing as npt
 from wm_gym.actions import check_action
 from wm_gym.artifact import ArtifactError
 from wm_gym.checks import check_options, check_render_mode, check_running
-from wm_gym.dream import Dream, DreamState
+from wm_gym.dream import Dream
+from wm_gym.dream_state import DreamState
 from wm_gym.envs.rendering import Window, enlarge
 from wm_gym.world_model import WorldModel
 from wm_gym.wrappers import latent_space
@@ -57,8 +58,8 @@ class DreamEnv(gym.Env):
     what it pays for the step that ends the episode, if that is always the same. The reward is an expectation: neither
     temperature nor sampling changes it. In CarRacing gains are tiles (1000 / N each, of the mean track's N), a step
     pays -0.1, and the step that leaves the playfield -100.
-    Where the memory is an ensemble, ``disagreement_penalty`` makes each step cost that times its disagreement
-    (pessimism, as in MOPO, Yu et al. 2020).
+    ``disagreement_penalty`` makes each step cost that times its disagreement, see "Information" (pessimism, as in MOPO,
+    Yu et al. 2020): agents then keep to what the data told.
 
     ## Starting State
     A real moment that the world model keeps, drawn with the seed: an episode's first frame with h = 0, or, with
@@ -71,13 +72,15 @@ class DreamEnv(gym.Env):
     When the world model draws an end, or when the gains of the dream reach the config's goal, if it has one. In
     CarRacing the first is a car that left the playfield (``info["lap_finished"]`` is False), the second a lap (True).
     The time limit is registered: the real env's.
-    Where the memory is an ensemble, an episode may also be truncated at a step whose disagreement exceeds
-    ``disagreement_limit``: the task goes on there, but the model knows too little of it.
+    An episode is also truncated at a step whose disagreement exceeds ``disagreement_limit``, if one is given: the task
+    goes on there, but the model knows too little of it.
 
     ## Information
-    At the end of an episode whether it was a success, where the real env says so, under the same name. Where the memory
-    is an ensemble, ``info["disagreement"]`` at each step: how far apart its members' means of the next latent are, in
-    units of the spread that they expect themselves (see `wm_gym.models.ensemble.Ensemble`).
+    At the end of an episode whether it was a success, where the real env says so, under the same name. Where a penalty
+    or a limit is given, the world model's doubters, if it has some, follow the dream: ``info["disagreement"]`` tells at
+    each step how far apart the memories are: the variance of their means of the next latent, in units of the
+    variance that they expect themselves (see `wm_gym.models.memory.disagreement`). An ensemble tells its members', at
+    any rate. States of dreams that doubters follow hold theirs too: they fit such dreams alone.
 
     ## Arguments
     * ``world_model``: bundled name, folder, or user/name on the Hugging Face Hub.
@@ -87,7 +90,8 @@ class DreamEnv(gym.Env):
       where its probability exceeds 0.5.
     * ``starts``: "episode" or "any".
     * ``disagreement_penalty``: λ; the reward of a step is less by λ · disagreement. 0 by default.
-    * ``disagreement_limit``: truncates an episode where the disagreement exceeds it; None, the default, for never.
+    * ``disagreement_limit``: truncates an episode where the disagreement exceeds it; None, the default, for never, and
+      inf to be told of the disagreement alone. A doubter takes as long as the dream.
     * ``render_mode``: "rgb_array" decodes z through the VAE; "human" shows it in a window in real time.
     * ``device``: where the dream runs.
 

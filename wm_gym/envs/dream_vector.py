@@ -15,7 +15,8 @@ from gymnasium.vector.utils import batch_space
 
 from wm_gym.actions import check_action
 from wm_gym.checks import check_count, check_options, check_render_mode, check_running
-from wm_gym.dream import Dream, DreamState
+from wm_gym.dream import Dream
+from wm_gym.dream_state import DreamState
 from wm_gym.envs.dream import check_beginning, dreamt_model
 from wm_gym.envs.rendering import enlarge
 from wm_gym.wrappers import latent_space
@@ -114,7 +115,7 @@ class DreamVectorEnv(VectorEnv):
                 raise ValueError(f"options['start'] must be one index or ({self.num_envs},), got {np.shape(start)}")
             start = np.broadcast_to(start, self.num_envs)[lanes]
         if state is not None:
-            self.dream.check_state(state)
+            state.check(self.dream.get_state([0]), self.dream.reward.goal)
             if len(state) not in (1, self.num_envs):
                 raise ValueError(f"options['state'] must have 1 or {self.num_envs} lanes, got {len(state)}")
             state = state[np.zeros_like(lanes) if len(state) == 1 else lanes]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from wm_gym.models.memory import MemoryConfig, Prediction, State, read_heads, squared_disagreement
+from wm_gym.models.memory import MemoryConfig, Prediction, State, disagreement, read_heads
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,8 @@ class Ensemble(nn.Module):
     the equal mixture of its members: for each latent dimension a mixture of M · K Gaussians, the mean of the gain,
     and the mean probability of an end. Each member is trained by its own errors.
 
-    The members' disagreement is the root of `wm_gym.models.memory.squared_disagreement`; see
-    `wm_gym.models.memory.Memory` for the methods' contracts.
+    The members' disagreement is `wm_gym.models.memory.disagreement`; see `wm_gym.models.memory.Memory` for the methods'
+    contracts.
     """
 
     def __init__(self, config: EnsembleConfig = EnsembleConfig()) -> None:
@@ -106,7 +106,7 @@ class Ensemble(nn.Module):
             part.movedim(0, -2).flatten(-2) for part in (shifted - total.log(), each.mu, each.log_sigma)
         )
         ended, not_ended = (F.logsigmoid(sign * each.end_logit).logsumexp(0) for sign in (1, -1))
-        doubt = squared_disagreement(means.squeeze(-1), variances).sqrt()
+        doubt = disagreement(means.squeeze(-1), variances)
         return Prediction(logits, mu, log_sigma, each.gain.mean(0), ended - not_ended, doubt)
 
     def members(self, hidden: Tensor) -> Prediction:

@@ -153,8 +153,8 @@ def mixture_moments(prediction: Prediction) -> tuple[Tensor, Tensor]:
     return mean.squeeze(-1), (weights * variance).sum(-1)
 
 
-def squared_disagreement(means: Tensor, variances: Tensor) -> Tensor:
-    """Return the square of how far M memories are apart, ``(...)``: 0 where they expect the same.
+def disagreement(means: Tensor, variances: Tensor) -> Tensor:
+    """Return how far M memories are apart, ``(...)``: 0 where they expect the same.
 
     It is the mean over latents of the variance of their means, in units of the variance that they expect themselves:
     the law of total variance splits what an ensemble expects into these two (Depeweg et al. 2018),
