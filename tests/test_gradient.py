@@ -141,11 +141,11 @@ def test_doubt_is_the_disagreement_of_memories_that_follow_the_same_dreams():
 def test_memories_of_one_mind_have_no_doubts(kind):
     config, zeros, objective = ControllerConfig(), np.zeros(867), gradient.Objective()
     args = gradient.Args(steps=2, walkers=6, acting=5, coasting=3)
-    wary = replace(args, doubt=100.0)
+    wary = gradient.Objective(doubt=100.0)
     alone = gradient.ascend(make_world_model(kind), zeros, config, args, objective, 1.0, 0)
-    same = gradient.ascend(doubted(kind, 0.0, 0.0), zeros, config, wary, objective, 1.0, 0)
+    same = gradient.ascend(doubted(kind, 0.0, 0.0), zeros, config, args, wary, 1.0, 0)
     np.testing.assert_allclose(same, alone, atol=1e-4)
-    other = gradient.ascend(doubted(kind, 0.05), zeros, config, wary, objective, 1.0, 0)
+    other = gradient.ascend(doubted(kind, 0.05), zeros, config, args, wary, 1.0, 0)
     assert np.abs(other - alone).max() > 1e-3
 
 
@@ -159,13 +159,12 @@ def test_the_price_of_doubt_leads_away_from_what_memories_disagree_about():
     begun, found = np.zeros((3, 289)), {}
     begun[:, -1] = 0.5
     for doubt in (0.0, 200.0):
-        how = replace(args, doubt=doubt)
-        ascended = gradient.ascend(model, begun.ravel(), config, how, gradient.Objective(), 1.0, 0)
+        ascended = gradient.ascend(model, begun.ravel(), config, args, gradient.Objective(doubt=doubt), 1.0, 0)
         found[doubt], _ = Controller(ascended, config).predict(np.zeros((1, 288), np.float32))
     assert np.abs(found[200.0]).sum() < 0.5 * np.abs(found[0.0]).sum()
 
 
 def test_a_price_of_doubt_needs_a_doubter():
-    args = gradient.Args(steps=1, doubt=1.0)
+    args, objective = gradient.Args(steps=1), gradient.Objective(doubt=1.0)
     with pytest.raises(ValueError, match="world model with doubters"):
-        gradient.ascend(make_world_model(), np.zeros(867), ControllerConfig(), args, gradient.Objective(), 1.0, 0)
+        gradient.ascend(make_world_model(), np.zeros(867), ControllerConfig(), args, objective, 1.0, 0)

@@ -6,10 +6,12 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import torch
+from conftest import ID as DREAM
 from conftest import make_world_model
 
 from training import collect, gradient, train_controller
 from training.checkpoints import read_log
+from training.shaping import make_weighed
 from wm_gym.evaluate import make_lanes
 from wm_gym.models.controller import Controller, ControllerConfig
 
@@ -100,9 +102,28 @@ def test_cma_es_follows_the_objective(world_model_folder, tmp_path):
         assert line["population_score"] == pytest.approx(expected, rel=1e-4)
 
 
-def test_the_real_env_has_no_gradients_and_pays_in_full(world_model_folder, tmp_path):
+@pytest.mark.parametrize("beyond", [1.0, -0.5])
+def test_doubt_has_its_price_beside_what_pay_counts(beyond, tmp_path):
+    """The doubt of lanes that get what an objective weighs is what plain ones tell, and it is not weighed itself."""
+    make_world_model(doubters=1).save(tmp_path / "model")
+    how = {"world_model": str(tmp_path / "model"), "starts": "any"}
+    objective = gradient.Objective(pace=0.0, beyond=beyond, doubt=30.0)
+    envs, plain = make_weighed(DREAM, 6, objective, **how), make_lanes(DREAM, 6, disagreement_limit=np.inf, **how)
+    for each in (envs, plain):
+        each.reset(seed=0)
+    for _ in range(3):
+        counted, paid = (each.step(np.zeros((6, 3), np.float32)) for each in (envs, plain))
+        told = paid[4]["disagreement"]
+        assert (told > 1e-4).all()
+        np.testing.assert_allclose(counted[1], objective.weigh(paid[1] + 0.1) - 0.1 - 30 * told, rtol=1e-6)
+    with pytest.raises(ValueError, match="doubters"):
+        make_world_model().save(tmp_path / "lone")
+        make_weighed(DREAM, 6, objective, str(tmp_path / "lone"))
+
+
+@pytest.mark.parametrize("objective", [gradient.Objective(beyond=0.5), gradient.Objective(doubt=1.0)])
+def test_the_real_env_has_no_gradients_and_pays_in_full(objective, world_model_folder, tmp_path):
     with pytest.raises(ValueError, match="weighed step by step"):
-        objective = gradient.Objective(beyond=0.5)
         train_controller.main(evolving(world_model_folder, tmp_path, env="LatentCarRacing-v0", objective=objective))
     with pytest.raises(ValueError, match="only a dream has gradients"):
         train_controller.main(

@@ -49,8 +49,6 @@ class Args:
     """price of an action's squared excess over 1.5 before its tanh: a saturated action has no gradient"""
     disturbance: float = 0.0
     """standard deviation of a tremble of actions, as a share of half their range: it teaches to drive with a margin"""
-    doubt: float = 0.0
-    """price of the world model's doubters' disagreement with it about a step, as the dream's disagreement_penalty"""
 
 
 @dataclass
@@ -64,6 +62,8 @@ class Objective:
     """what the tiles of a step must pay for a lap in time: 1 is a lap in 1000 steps"""
     beyond: float = 1.0
     """what counts of pay beyond the pace: 1 is all of it; below 0, a faster car is a worse one"""
+    doubt: float = 0.0
+    """price of a step's disagreement between the memory and the world model's doubters, as a dream tells it"""
 
     def weigh(self, pay: Array) -> Array:
         """Return what pay per step, a tensor or an array, counts."""
@@ -135,14 +135,14 @@ def ascend(
         raise ValueError("no gradient flows through a choice of actions: use --gradient.steps 0, CMA-ES alone")
     if args.walkers < 1 or args.acting < 1 or args.coasting < 0:
         raise ValueError(f"a look ahead needs walkers that act, got {args}")
-    if args.disturbance < 0 or args.doubt < 0:
-        raise ValueError(f"a disturbance and a price of doubt are 0 or more, got {args}")
+    if args.disturbance < 0 or objective.doubt < 0:
+        raise ValueError(f"a disturbance and a price of doubt are 0 or more, got {args} {objective}")
     if sampling not in ("sample", "mode"):
         raise ValueError(f'sampling must be "sample" or "mode", got {sampling!r}')
     memory, reward, device = model.memory, model.config.reward, model.device
-    if args.doubt and not model.doubters:
+    if objective.doubt and not model.doubters:
         raise ValueError("a price of doubt needs a world model with doubters, as training.loop --memories 2 makes it")
-    doubters = Doubters(model.doubters if args.doubt else ())
+    doubters = Doubters(model.doubters if objective.doubt else ())
     policy = LinearPolicy(parameters, config, device)
     optimizer = torch.optim.Adam([policy.rows], lr=args.learning_rate)
     generator = torch.Generator().manual_seed(seed)
@@ -158,7 +158,7 @@ def ascend(
     )
     z, state, gained = torch.zeros(n, latents, device=device), memory.initial_state(n), torch.zeros(n, device=device)
     following = doubters.initial_state(n)
-    start_following = tuple(part.clone() for part in (model.doubter_states if args.doubt else ()))
+    start_following = tuple(part.clone() for part in (model.doubter_states if objective.doubt else ()))
     ahead = args.acting + args.coasting
     age, over = torch.randint(args.length, (n,), generator=generator), torch.ones(n, dtype=torch.bool, device=device)
     with trange(args.steps, desc="gradients", unit="step") as bar:
@@ -184,8 +184,8 @@ def ascend(
                 followed = doubters.step(dreamt, action, followed)
                 memorised = memory.step(dreamt, action, memorised)
                 prediction = memory.predict(memory.hidden(memorised))
-                if args.doubt and t % ASKED == ASKED - 1:
-                    paid = paid - args.doubt * ASKED * alive * doubters.disagreement(prediction, followed)
+                if objective.doubt and t % ASKED == ASKED - 1:
+                    paid = paid - objective.doubt * ASKED * alive * doubters.disagreement(prediction, followed)
                 noise = torch.randn(n, latents, generator=generator).to(device)
                 if sampling == "mode":
                     dreamt = mixture_mode(prediction)

@@ -227,10 +227,8 @@ def main(args: Args) -> dict[str, Any]:
         )
     if not 0 <= args.refined <= args.candidates:
         raise ValueError(f"of {args.candidates} candidates 0 to all are refined, got --refined {args.refined}")
-    if args.memories == 1 and (args.controller.gradient.doubt or args.refine.doubt):
-        raise ValueError(
-            "a lone memory has no one to doubt it: use --memories 2, or --controller.gradient.doubt 0 --refine.doubt 0"
-        )
+    if args.memories == 1 and args.controller.objective.doubt:
+        raise ValueError("a lone memory has no one to doubt it: use --memories 2, or --controller.objective.doubt 0")
     keep_settings(args.run / "args.json", asdict(args), FREE)
     log = args.run / "rounds.jsonl"
     for number in range(len(read_log(log)), args.rounds):

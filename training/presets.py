@@ -53,7 +53,7 @@ class Args:
     """first data: drives of CarRacing's scripted, privileged drivers with bursts of random actions; 0 from scratch"""
     memories: int = 1
     """Ms of a run, from different first weights: dreams are the first one's, and the others doubt them, at the price
-    --controller.gradient.doubt"""
+    --controller.objective.doubt"""
     sought: int = 4
     """controllers that each round seeks, in dreams from cool to hot"""
     coolest: float = 1.4
@@ -126,7 +126,12 @@ PRESETS = {
         vae=train_vae.Args(epochs=2, batch=64),
         rnn=train_rnn.Args(epochs=3, held_out=4),
         controller=train_controller.Args(
-            generations=2, population=6, rollouts=2, max_steps=50, gradient=gradient.Args(steps=2, walkers=4, doubt=1.0)
+            generations=2,
+            population=6,
+            rollouts=2,
+            max_steps=50,
+            objective=gradient.Objective(doubt=1.0),
+            gradient=gradient.Args(steps=2, walkers=4),
         ),
         refine=gradient.Args(steps=1, walkers=4),
     ),
@@ -154,10 +159,10 @@ PRESETS = {
             rollouts=4,
             sigma=0.003,
             starts="any",
-            objective=gradient.Objective(beyond=-0.3),
-            gradient=gradient.Args(steps=80, disturbance=0.2, doubt=30.0),
+            objective=gradient.Objective(beyond=-0.3, doubt=30.0),
+            gradient=gradient.Args(steps=80, disturbance=0.2),
         ),
-        refine=gradient.Args(steps=40, learning_rate=0.003, disturbance=0.2, doubt=30.0),
+        refine=gradient.Args(steps=40, learning_rate=0.003, disturbance=0.2),
     ),
     "paper": Args(
         preset="paper",

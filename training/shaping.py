@@ -7,29 +7,53 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from gymnasium.spaces import Box, Discrete
-from gymnasium.vector import VectorActionWrapper, VectorEnv
-from gymnasium.wrappers.vector import TransformReward
+from gymnasium.vector import VectorActionWrapper, VectorEnv, VectorRewardWrapper
 
 from training import gradient
 from wm_gym.actions import draw_action
+from wm_gym.envs.dream_vector import DreamVectorEnv
 from wm_gym.evaluate import make_lanes
 from wm_gym.registration import env_ids
-from wm_gym.world_model import WorldModel
 
 
 def make_weighed(env_id: str, lanes: int, objective: gradient.Objective, world_model: str, **kwargs: Any) -> VectorEnv:
     """Return lanes of an env, as `wm_gym.evaluate.make_lanes` makes them, that pay what counts.
 
     Raises:
-        ValueError: for the real env and an objective that does not count all pay: tiles come one by one there.
+        ValueError: for the real env and an objective that does not count all pay, where tiles come one by one, or that
+            has a price of doubt; or for such a price, and a world model without doubters.
     """
-    if env_id == env_ids(world_model)[1] and objective.beyond != 1:
-        raise ValueError("only a dream's pay, an expectation, can be weighed step by step: use --objective.beyond 1")
+    if env_id == env_ids(world_model)[1] and (objective.beyond != 1 or objective.doubt):
+        raise ValueError(
+            "only a dream's pay, an expectation, can be weighed step by step, and only a dream be doubted: use "
+            "--objective.beyond 1 --objective.doubt 0"
+        )
+    if objective.doubt:
+        kwargs["disagreement_limit"] = np.inf
     envs = make_lanes(env_id, lanes, world_model=world_model, **kwargs)
-    if objective.beyond == 1:
-        return envs
-    per_step = WorldModel.from_pretrained(world_model).config.reward.per_step
-    return TransformReward(envs, lambda reward: objective.weigh(reward - per_step) + per_step)
+    return envs if objective.beyond == 1 and not objective.doubt else Weighed(envs, objective)
+
+
+class Weighed(VectorRewardWrapper):
+    """Pays what an objective counts.
+
+    Args:
+        env: lanes of a dream with autoreset disabled, which tells its disagreement if that has a price.
+        objective: what counts.
+    """
+
+    def __init__(self, env: VectorEnv, objective: gradient.Objective) -> None:
+        super().__init__(env)
+        assert isinstance(env.unwrapped, DreamVectorEnv)
+        self.objective, self.dream = objective, env.unwrapped.dream
+
+    def rewards(self, rewards: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Return what counts of the pay of a step, ``(N,)``."""
+        per_step = self.dream.reward.per_step
+        counted = self.objective.weigh(rewards - per_step) + per_step
+        if self.dream.disagreement is not None:
+            counted -= self.objective.doubt * self.dream.disagreement
+        return counted
 
 
 class Tremble(VectorActionWrapper):
