@@ -37,6 +37,9 @@ CONTROLS: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 """What is changed, and what is taken from the base."""
 
+ROUND = "--rounds 1 --finalists 1 --own-episodes 4"
+"""All of them: own drives are data for a next round, and there is none."""
+
 
 @dataclass
 class Args:
@@ -82,17 +85,15 @@ def main(args: Args) -> None:
     """
     if unknown := set(args.controls) - set(CONTROLS):
         raise ValueError(f"no such controls: {sorted(unknown)}; expected some of {list(CONTROLS)}")
-    lines: dict[str, Any] = json.loads(args.out.read_text())["controls"] if args.out.is_file() else {}
     for name in args.controls:
         flags, kept = CONTROLS[name]
         run = args.runs / name.replace(" ", "-")
         if not run.exists():
             begin(args.base, run, kept)
-        settings = parse(
-            f"--preset laptop --seed {args.seed} --rounds 1 --finalists 1 --no-track --run {run} {flags}".split()
-        )
+        settings = parse(f"--preset laptop --seed {args.seed} {ROUND} --no-track --run {run} {flags}".split())
         final = loop.main(settings)
         (line,) = read_log(run / "rounds.jsonl")
+        lines: dict[str, Any] = json.loads(args.out.read_text())["controls"] if args.out.is_file() else {}
         lines[name] = {
             "flags": flags,
             "seed": args.seed,

@@ -18,6 +18,7 @@ import tyro
 from benchmarks import score
 from benchmarks.report import RESULTS, TEST_SEEDS, write_report
 from training import train_controller
+from training.loop import Timer
 from training.presets import PRESETS
 from wm_gym.evaluate import summarize
 from wm_gym.models.controller import Controller
@@ -45,6 +46,23 @@ class Args:
     """processes that drive the real env"""
 
 
+def seek(settings: train_controller.Args, minutes: float, run: Path) -> tuple[Path, dict[int, float]]:
+    """Seek controllers, seed after seed from the settings' on, until the time is over, and let hard dreams choose one.
+
+    Returns:
+        Its folder, and what hard dreams paid the controller of each seed.
+    """
+    timer, found = Timer(run / "seconds.json"), list[Controller]()
+    while not found or (run / str(len(found))).is_dir() or timer.seconds["seek"] < 60 * minutes:
+        out, seed = run / str(len(found)), settings.seed + len(found)
+        with timer("seek"):
+            train_controller.main(replace(settings, out=out, seed=seed))
+        found.append(Controller.from_pretrained(out / "controller"))
+    parameters = np.stack([each.parameters for each in found])
+    pay = train_controller.hard_dreams(str(settings.world_model), parameters, found[0].config, settings.max_steps)
+    return run / str(int(pay.argmax())) / "controller", dict(enumerate(pay.tolist(), settings.seed))
+
+
 def main(args: Args) -> None:
     """Evolve, drive, print and write the score.
 
@@ -53,29 +71,19 @@ def main(args: Args) -> None:
     """
     if args.run.exists():
         raise FileExistsError(f"{args.run}: exists, but C must start at zero; choose another --run or remove it")
-    preset = PRESETS["laptop"].controller
-    settings = replace(preset, world_model=args.world_model, temperature=args.temperature)
-    found: list[Controller] = []
-    start = time.monotonic()
-    while not found or time.monotonic() - start < 60 * args.minutes:
-        out = args.run / str(len(found))
-        train_controller.main(replace(settings, out=out, seed=args.seed + len(found)))
-        found.append(Controller.from_pretrained(out / "controller"))
-    parameters = np.stack([each.parameters for each in found])
-    pay = train_controller.hard_dreams(args.world_model, parameters, found[0].config, settings.max_steps)
-    best = int(pay.argmax())
+    preset, start = PRESETS["laptop"].controller, time.monotonic()
+    settings = replace(preset, world_model=args.world_model, temperature=args.temperature, seed=args.seed)
+    best, paid = seek(settings, args.minutes, args.run)
     minutes = (time.monotonic() - start) / 60
-    scored = score.Args(
-        policy=str(args.run / str(best) / "controller"), world_model=args.world_model, workers=args.workers
-    )
+    scored = score.Args(policy=str(best), world_model=args.world_model, workers=args.workers)
     dream_id, real_id = env_ids(args.world_model)
     real = score.drives(real_id, args.workers, scored, fast=False)
     dream = score.drives(dream_id, len(TEST_SEEDS), scored)
     content = {
         "command": "python -m benchmarks.reevolve",
         "minutes": minutes,
-        "hard_dreams": dict(enumerate(pay.tolist(), args.seed)),
-        "seed": args.seed + best,
+        "hard_dreams": paid,
+        "seed": max(paid, key=lambda seed: paid[seed]),
         "seeds": [TEST_SEEDS.start, TEST_SEEDS.stop - 1],
         "real": summarize(real),
         "dream": summarize(dream),

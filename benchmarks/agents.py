@@ -1,0 +1,132 @@
+"""What does dreaming buy? Agents of several kinds, trained for the same time in the dream and on the real env.
+
+    python -m benchmarks.agents
+    python -m benchmarks.agents --learners ppo --worlds dream --seeds 0
+
+Each agent has the same minutes to train in, all cores its own; what validates it is not counted, nor what the world
+model cost, which the JSON file says too. Of Stable-Baselines3's agents real validation tracks choose among ten moments
+of their training; of the controllers that CMA-ES makes in dreams, dreams choose one, and on the real env the last is
+taken. Then the 100 test tracks of gymnasium's own CarRacing-v3. An interrupted command goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from benchmarks import score
+from benchmarks.reevolve import seek
+from benchmarks.report import RESULTS, TEST_SEEDS, write_report
+from training import gradient, train_controller, train_sb3
+from training.checkpoints import read_log
+from training.loop import Timer
+from training.presets import PRESETS
+from wm_gym.evaluate import summarize
+from wm_gym.registration import env_ids
+from wm_gym.world_model import WorldModel
+
+
+@dataclass
+class Args:
+    """What to train, and for how long."""
+
+    learners: tuple[str, ...] = ("ppo", "sac", "tqc", "cma-es")
+    """algorithms of training.train_sb3, and CMA-ES"""
+    worlds: tuple[str, ...] = ("dream", "real")
+    """where"""
+    seeds: tuple[int, ...] = (0, 1)
+    """each"""
+    minutes: float = 60.0
+    """of training"""
+    world_model: str = "car_racing"
+    """bundled name, folder, or user/name on the Hugging Face Hub"""
+    temperature: float = 1.5
+    """τ of the dreams"""
+    doubt: float = 30.0
+    """price of the dreams' disagreement, where the world model has doubters"""
+    disturbance: float = 0.2
+    """standard deviation of a tremble of actions in the dreams"""
+    runs: Path = Path("runs/agents")
+    """folder for the agents"""
+    out: Path = RESULTS / "agents.json"
+    """JSON file; it keeps the other agents' lines"""
+    workers: int = 2
+    """processes that drive the real env"""
+
+
+def train_agent(args: Args, learner: str, env: str, seed: int, out: Path) -> dict[str, Any]:
+    """Train an agent of Stable-Baselines3; return who it is and the steps that it took."""
+    settings = train_sb3.Args(algo=learner, env=env, world_model=args.world_model, out=out, seed=seed, track=False)
+    settings = replace(settings, minutes=args.minutes, steps=sys.maxsize, workers=args.workers)
+    dreams = env == env_ids(args.world_model)[0]
+    if dreams:
+        doubted = WorldModel.from_pretrained(args.world_model).config.doubters > 0
+        objective = gradient.Objective(beyond=-0.3, doubt=args.doubt * doubted)
+        settings = replace(settings, temperature=args.temperature, disturbance=args.disturbance, objective=objective)
+    policy = train_sb3.main(settings)
+    lines = read_log(out / "log.jsonl")
+    frames = sum(line["frames"] for line in lines) + (0 if dreams else lines[-1]["steps"])
+    return {"policy": str(policy), "steps": lines[-1]["steps"], "real_frames": frames}
+
+
+def evolve(args: Args, env: str, seed: int, out: Path) -> dict[str, Any]:
+    """Evolve a controller; return where it is and how many controllers or generations the time was enough for."""
+    preset = PRESETS["laptop"].controller
+    if env == env_ids(args.world_model)[0]:
+        settings = replace(preset, world_model=args.world_model, temperature=args.temperature, seed=1000 * (seed + 1))
+        best, paid = seek(settings, args.minutes, out)
+        return {"policy": str(best), "sought": len(paid), "real_frames": 0}
+    settings = train_controller.Args(env=env, world_model=args.world_model, out=out, seed=seed, lanes=args.workers)
+    settings = replace(settings, population=16, rollouts=2, diagonal=True)
+    timer, generations = Timer(out / "seconds.json"), len(read_log(out / "log.jsonl"))
+    while not generations or timer.seconds["train"] < 60 * args.minutes:
+        generations += 1
+        with timer("train"):
+            train_controller.main(replace(settings, generations=generations))
+    return {"policy": str(out / "controller"), "generations": generations}
+
+
+def main(args: Args) -> None:
+    """Train and score what is missing, and write each agent's line as it is there.
+
+    Raises:
+        ValueError: for an unknown world or algorithm, or a file whose agents had another time or world model.
+    """
+    if unknown := set(args.worlds) - {"dream", "real"}:
+        raise ValueError(f"agents are trained in the dream or on the real env, not {sorted(unknown)}")
+    training = WorldModel.from_pretrained(args.world_model).config.training
+    cost = {key: training.get(key) for key in ("command", "real_frames")}
+    cost["minutes"] = sum(sum(line["seconds"].values()) for line in training.get("rounds", [])) / 60
+    common: dict[str, Any] = {
+        "command": "python -m benchmarks.agents",
+        "minutes": args.minutes,
+        "seeds": [TEST_SEEDS.start, TEST_SEEDS.stop - 1],
+        "world_model": cost,
+    }
+    kept = json.loads(args.out.read_text()) if args.out.is_file() else {**common, "agents": []}
+    if {key: kept[key] for key in common} != common:
+        raise ValueError(f"{args.out} holds agents of other minutes or another world model: choose another --out")
+    lines = kept["agents"]
+    done = {(line["learner"], line["world"], line["seed"]) for line in lines}
+    for learner, world, seed in ((a, b, c) for c in args.seeds for a in args.learners for b in args.worlds):
+        if (learner, world, seed) in done:
+            continue
+        dream_id, real_id = env_ids(args.world_model)
+        env, out = dream_id if world == "dream" else real_id, args.runs / f"{learner}-{world}-{seed}"
+        made = evolve(args, env, seed, out) if learner == "cma-es" else train_agent(args, learner, env, seed, out)
+        scored = score.Args(policy=made["policy"], world_model=args.world_model, workers=args.workers)
+        real, dream = score.drives(real_id, args.workers, scored, fast=False), score.drives(dream_id, 100, scored)
+        scores = {"real": summarize(real), "dream": summarize(dream)}
+        line = {"learner": learner, "world": world, "seed": seed, **made, **scores}
+        lines.append({**line, "real_episodes": [asdict(episode) for episode in real]})
+        write_report(args.out, {**common, "agents": lines})
+        print(learner, world, seed, {name: round(each["mean"], 1) for name, each in scores.items()})
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args, description=__doc__))

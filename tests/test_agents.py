@@ -1,0 +1,65 @@
+"""The benchmark of agents: who is trained where, what is kept, and how long controllers are sought."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from conftest import make_world_model
+
+from benchmarks import agents, reevolve, score
+from training import gradient, train_controller
+from training.checkpoints import append_log
+from wm_gym.evaluate import EpisodeResult
+from wm_gym.models.controller import Controller
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """What agents of Stable-Baselines3 were trained with; nothing is trained, and all drives score 7."""
+    settings = []
+
+    def train(args):
+        settings.append(args)
+        append_log(args.out / "log.jsonl", {"steps": 50, "frames": 3})
+        return args.out / "best" / "ppo.zip"
+
+    def drives(env_id, lanes, args, **_):
+        return [EpisodeResult(i, i, 7.0, 10, False, False) for i in range(2)]
+
+    monkeypatch.setattr(agents.train_sb3, "main", train)
+    monkeypatch.setattr(score, "drives", drives)
+    return settings
+
+
+@pytest.mark.parametrize("doubters", [0, 1])
+def test_each_agent_is_trained_once_in_its_world(trained, doubters, tmp_path):
+    make_world_model(doubters=doubters).save(tmp_path / "model")
+    how = {"world_model": str(tmp_path / "model"), "runs": tmp_path / "runs", "out": tmp_path / "agents.json"}
+    args = agents.Args(learners=("ppo",), seeds=(0, 3), minutes=5.0, **how)
+    for _ in range(2):
+        agents.main(args)
+    worlds = ["DreamCarRacing-v0", "LatentCarRacing-v0"] * 2
+    assert [(each.env, each.seed) for each in trained] == list(zip(worlds, [0, 0, 3, 3], strict=True))
+    assert all(each.minutes == 5.0 for each in trained)
+    assert [each.objective.doubt for each in trained[:2]] == [30.0 * doubters, 0.0]
+    found = json.loads((tmp_path / "agents.json").read_text())["agents"]
+    assert [(each["world"], each["real_frames"]) for each in found[:2]] == [("dream", 3), ("real", 53)]
+    assert all(each["real"]["mean"] == 7.0 for each in found)
+    with pytest.raises(ValueError, match=r"agents\.json.*other minutes"):
+        agents.main(replace(args, minutes=6.0))
+    with pytest.raises(ValueError, match=r"dream or on the real env.*moon"):
+        agents.main(replace(args, worlds=("moon",)))
+
+
+def test_controllers_are_sought_until_the_time_is_over_and_hard_dreams_choose(tmp_path, monkeypatch):
+    make_world_model().save(tmp_path / "model")
+    small = train_controller.Args(world_model=str(tmp_path / "model"), generations=1, population=4, rollouts=2)
+    small = replace(small, max_steps=5, seed=7, gradient=gradient.Args())
+    best, paid = reevolve.seek(small, 0.05, tmp_path / "run")
+    assert list(paid) == list(range(7, 7 + len(paid))) and len(paid) > 1
+    assert best == tmp_path / "run" / str(np.argmax(list(paid.values()))) / "controller"
+    one, other = (Controller.from_pretrained(tmp_path / "run" / str(i) / "controller").parameters for i in (0, 1))
+    assert not np.array_equal(one, other)
+    again, same = reevolve.seek(small, 0.05, tmp_path / "run")  # as after a kill: what is there is taken
+    assert (again, same) == (best, paid)
