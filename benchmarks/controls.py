@@ -55,6 +55,8 @@ class Args:
     """folder for their runs"""
     out: Path = RESULTS / "controls.json"
     """JSON file"""
+    workers: int = 2
+    """processes that drive the real env"""
 
 
 def begin(base: Path, run: Path, kept: tuple[str, ...]) -> None:
@@ -90,7 +92,8 @@ def main(args: Args) -> None:
         run = args.runs / name.replace(" ", "-")
         if not run.exists():
             begin(args.base, run, kept)
-        settings = parse(f"--preset laptop --seed {args.seed} {ROUND} --no-track --run {run} {flags}".split())
+        how = f"--seed {args.seed} {ROUND} --workers {args.workers} --no-track --run {run}"
+        settings = parse(f"--preset laptop {how} {flags}".split())
         final = loop.main(settings)
         (line,) = read_log(run / "rounds.jsonl")
         lines: dict[str, Any] = json.loads(args.out.read_text())["controls"] if args.out.is_file() else {}
