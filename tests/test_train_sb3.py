@@ -131,6 +131,30 @@ def test_hands_tremble_in_the_dream_alone(small, monkeypatch, world_model_folder
         train_sb3.main(training(world_model_folder, tmp_path / "real", env=REAL, disturbance=0.2))
 
 
+def test_scaled_rewards_keep_their_statistics_when_a_training_goes_on(small, monkeypatch, world_model_folder, tmp_path):
+    given = train_sb3.hyperparameters
+    monkeypatch.setattr(
+        train_sb3, "hyperparameters", lambda *args: {**given(*args), "normalize": {"norm_obs": False}, "gamma": 0.9}
+    )
+    monkeypatch.setattr(train_sb3, "film", lambda args: None)
+    counts, learn = [], algorithm("ppo").learn
+
+    def count(self, *args, **kwargs):
+        scaled = self.get_vec_normalize_env()
+        assert scaled.gamma == 0.9
+        counts.append(scaled.ret_rms.count)
+        return learn(self, *args, **kwargs)
+
+    monkeypatch.setattr(algorithm("ppo"), "learn", count)
+    for steps in (200, 400):
+        train_sb3.main(training(world_model_folder, tmp_path, algo="ppo", steps=steps))
+    steps = read_log(tmp_path / "log.jsonl")[0]["steps"]
+    assert counts[0] < 1 and counts[1] == pytest.approx(steps, abs=1)
+    monkeypatch.setattr(train_sb3, "hyperparameters", lambda *args: {**given(*args), "normalize": {"norm_obs": True}})
+    with pytest.raises(ValueError, match="norm_obs to false"):
+        train_sb3.main(training(world_model_folder, tmp_path / "other", algo="ppo"))
+
+
 def test_a_folder_of_another_training_is_refused(small, monkeypatch, world_model_folder, tmp_path):
     monkeypatch.setattr(train_sb3, "film", lambda args: None)
     train_sb3.main(training(world_model_folder, tmp_path))

@@ -11,6 +11,7 @@ pickles, and so does the replay buffer beside it: go on only with a folder that 
 from __future__ import annotations
 
 import math
+import pickle
 import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -26,7 +27,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from stable_baselines3.common.vec_env import VecMonitor
+from stable_baselines3.common.vec_env import VecEnv, VecMonitor, VecNormalize
 from torch.nn.utils import parameters_to_vector
 from tqdm import tqdm
 
@@ -93,6 +94,10 @@ class Args:
     """log to Weights & Biases (offline unless logged in); --no-track logs to log.jsonl alone"""
 
 
+NORMALIZED = "vecnormalize.pkl"
+"""What the rewards were scaled by."""
+
+
 def hyperparameters(algo: str, env: str) -> dict[str, Any]:
     """Return what the file of an algorithm says for an env, in rl_zoo3's names; else what lets it learn."""
     file = HYPERPARAMETERS / f"{algo}.yml"
@@ -111,6 +116,17 @@ def hyperparameters(algo: str, env: str) -> dict[str, Any]:
     if algo in ("ddpg", "td3"):
         settings["action_noise"] = NormalActionNoise(np.zeros(3), np.full(3, 0.1))
     return settings
+
+
+def scale_rewards(envs: VecEnv, normalize: dict[str, Any], kept: Path) -> VecNormalize:
+    """Return envs whose rewards are divided by the running deviation of returns, that of a kept file if there is one.
+
+    Raises:
+        ValueError: for observations that are to be normalised: an agent is saved without what it would need to drive.
+    """
+    if normalize.get("norm_obs", True):
+        raise ValueError(f"only rewards can be normalised: set norm_obs to false, got {normalize}")
+    return VecNormalize.load(str(kept), envs) if kept.is_file() else VecNormalize(envs, **normalize)
 
 
 class Tracked(KVWriter):
@@ -176,6 +192,8 @@ class Course(BaseCallback):
         args, name = self.args, f"{self.args.algo}.zip"
         if isinstance(self.agent, OffPolicyAlgorithm):
             write_atomic(args.out / "replay_buffer.pkl", lambda file: self.agent.save_replay_buffer(file))
+        if (normalized := self.agent.get_vec_normalize_env()) is not None:
+            write_atomic(args.out / NORMALIZED, lambda file: pickle.dump(normalized, file))
         write_atomic(args.out / name, self.agent.save)
         lanes, solved = (args.tracks, args.workers), task_of(args.world_model).solved
         dream, real = (validate(args, self.agent, *each) for each in zip(env_ids(args.world_model), lanes, strict=True))
@@ -236,8 +254,9 @@ def main(args: Args) -> Path:
         raise ValueError(f"a run validates 1 to {MOST_CANDIDATES} times, got --evaluations {args.evaluations}")
     kind, found = algorithm(args.algo), hyperparameters(args.algo, args.env)
     lanes, steps = args.lanes or found["n_envs"], args.steps or found["n_timesteps"]
-    settings = {name: value for name, value in found.items() if name not in ("n_envs", "n_timesteps", "env_wrapper")}
-    keep_settings(args.out / "args.json", asdict(args) | {"hyperparameters": settings}, FREE)
+    keep_settings(args.out / "args.json", asdict(args) | {"hyperparameters": found}, FREE)
+    ours = ("n_envs", "n_timesteps", "env_wrapper", "normalize")
+    settings = {name: value for name, value in found.items() if name not in ours}
     device = str(choose_device(args.device, args.tf32))
     kwargs: dict[str, Any] = {"world_model": args.world_model, "max_episode_steps": args.max_steps}
     if args.env == dream:
@@ -245,8 +264,9 @@ def main(args: Args) -> Path:
     weighed = make_weighed(args.env, lanes, args.objective, **kwargs)
     if args.disturbance:
         weighed = Tremble(weighed, args.disturbance, lanes, args.seed)
-    envs = VecMonitor(SB3VecEnv(weighed))
-
+    envs: VecEnv = VecMonitor(SB3VecEnv(weighed))
+    if "normalize" in found:
+        envs = scale_rewards(envs, {"gamma": found.get("gamma", 0.99), **found["normalize"]}, args.out / NORMALIZED)
     saved = args.out / f"{args.algo}.zip"
     agent: Any
     if saved.is_file():
