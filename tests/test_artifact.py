@@ -225,6 +225,7 @@ def test_a_write_that_breaks_off_leaves_the_old_artifact(folder, monkeypatch):
         ),
         (lambda model: model.starts.z.fill(np.nan), r"starts\.safetensors: not saved.*'z'.*not finite"),
         (lambda model: model.config.training.update(note="x" * (1 << 22)), r"config\.json: not saved: 4,19.*at most"),
+        (lambda model: model.config.training.update(note=object()), r"config\.json: not saved: no JSON.*object"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:overflow")

@@ -218,7 +218,10 @@ def write_folder(folder: Path, kind: str, config: Mapping[str, Any], files: Mapp
         ValueError: for what would be refused when it is read again; nothing has been written then.
     """
     description = {"kind": kind, "format_version": FORMAT_VERSION, **config}
-    written = {"config.json": (json.dumps(description, indent=2) + "\n").encode()}
+    try:
+        written = {"config.json": (json.dumps(description, indent=2) + "\n").encode()}
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{folder / 'config.json'}: not saved: no JSON can be made of it: {error}") from error
     for name, arrays in files.items():
         if broken := [key for key, array in arrays.items() if not np.isfinite(array).all()]:
             raise ValueError(f"{folder / name}: not saved: {broken} hold values that are not finite in float16")
