@@ -157,7 +157,7 @@ def test_the_gain_that_is_paid_is_what_the_memory_learns():
 
 def test_starts_of_what_nothing_counts_have_gained_nothing():
     episodes = [latent([-1] * 9, seed % 2 == 0, seed) for seed in range(4)]
-    starts = make_starts(episodes, RnnArgs(starts=4, window=3), None)
+    starts = make_starts(episodes, [], RnnArgs(starts=4, window=3), None)
     assert not starts.gained.any()
     assert (starts.actions.sum(-1)[starts.length == 3] == 1).all()  # one-hot
 

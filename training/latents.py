@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from training.files import write_atomic
 from training.rollouts import episode_files
+from wm_gym.car_racing import MIRRORED
 from wm_gym.models.vae import sample_latent
 from wm_gym.reward import RewardConfig
 
@@ -32,6 +33,7 @@ class LatentEpisode:
         goal: of how many, such as the tiles of the track; 0 for an env that counts nothing.
         ended: whether the last step ended the episode otherwise than by reaching the goal.
         label: of the driver.
+        mirrored: means and log variances of the drive in a mirror, float32 ``(2, T + 1, Z)``; None if it has none.
     """
 
     seed: int
@@ -43,10 +45,23 @@ class LatentEpisode:
     goal: int
     ended: bool
     label: str
+    mirrored: npt.NDArray[np.float32] | None = None
 
     def save(self, folder: Path) -> None:
         """Write ``<seed>.npz`` into ``folder``, atomically."""
-        write_atomic(folder / f"{self.seed}.npz", lambda file: np.savez(file, **vars(self)))
+        known = {name: value for name, value in vars(self).items() if value is not None}
+        write_atomic(folder / f"{self.seed}.npz", lambda file: np.savez(file, **known))
+
+    def in_mirror(self) -> LatentEpisode:
+        """Return CarRacing's drive as a mirror shows it.
+
+        Raises:
+            ValueError: when it was not encoded in a mirror too.
+        """
+        if self.mirrored is None:
+            raise ValueError(f"drive {self.seed} was not seen in a mirror: run `python -m training.encode --mirror`")
+        mu, logvar = self.mirrored
+        return replace(self, mu=mu, logvar=logvar, actions=self.actions * np.array(MIRRORED, np.float32), mirrored=None)
 
     @classmethod
     def load(cls, path: Path) -> LatentEpisode:
@@ -55,10 +70,14 @@ class LatentEpisode:
             return cls(**{name: data[name].item() if data[name].ndim == 0 else data[name] for name in data.files})
 
     @staticmethod
-    def encoder(path: Path) -> str:
-        """Return the fingerprint of the V that encoded a file; "" for one of an older form, to be encoded again."""
+    def encoder(path: Path, mirror: bool = False) -> str:
+        """Return the fingerprint of the V that encoded a file; "" for one to be encoded again.
+
+        That is one of an older form, or not seen in a mirror though asked for.
+        """
         with np.load(path, allow_pickle=False) as data:
-            return data["vae"].item() if "gains" in data.files else ""
+            whole = "gains" in data.files and ("mirrored" in data.files or not mirror)
+            return data["vae"].item() if whole else ""
 
 
 def load_latents(folder: Path, fingerprint: str) -> list[LatentEpisode]:

@@ -51,6 +51,8 @@ class Args:
     """an action of theirs is held for so many steps at most"""
     scripted_episodes: int = 70
     """first data: drives of CarRacing's scripted, privileged drivers with bursts of random actions; 0 from scratch"""
+    mirror: bool = False
+    """V and M see CarRacing's drives in a mirror, too; the stages' own switches do not count"""
     memories: int = 1
     """Ms of a run, from different first weights: dreams are the first one's, and the others doubt them, at the price
     --controller.objective.doubt"""
@@ -110,6 +112,7 @@ PRESETS = {
     "smoke": Args(
         preset="smoke",
         rounds=2,
+        mirror=True,
         memories=2,
         random_episodes=3,
         random_steps=80,
@@ -137,6 +140,7 @@ PRESETS = {
     ),
     "laptop": Args(
         rounds=3,
+        mirror=True,
         memories=2,
         sought=6,
         refined=2,

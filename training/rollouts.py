@@ -110,6 +110,12 @@ def load_task(folder: Path) -> TaskConfig:
     return TaskConfig.from_dict(json.loads(path.read_text())) if path.is_file() else CAR_RACING
 
 
+def check_mirror(mirror: bool, task: TaskConfig) -> None:
+    """Raise ValueError for a mirror of another task than CarRacing's: what others look like there is not known."""
+    if mirror and task.env != CAR_RACING.env:
+        raise ValueError(f"only {CAR_RACING.env} is known in a mirror, not {task.env}: use --no-mirror")
+
+
 def episode_files(folder: Path) -> list[Path]:
     """Return the files of the finished episodes in ``folder``, in the order of their seeds."""
     return sorted(folder.glob("[0-9]*.npz"), key=lambda path: int(path.stem))

@@ -26,6 +26,7 @@ from training.device import choose_device
 from training.encode import load_vae
 from training.files import alone, keep_settings
 from training.latents import LatentEpisode, Sequences, draw, load_latents
+from training.rollouts import check_mirror
 from training.tracking import track, tracking
 from wm_gym.car_racing import CAR_RACING, lap_reward
 from wm_gym.models.ensemble import EnsembleConfig
@@ -67,6 +68,9 @@ class Args:
     """of the loss of the gain (Poisson's of counts, half the squared error of real numbers), against nats of z"""
     end_weight: float = 10.0
     """of the cross-entropy of the end, against nats of z"""
+    mirror: bool = False
+    """see half of CarRacing's drives, drawn anew at each pass, in a mirror: its tracks bend to the left, four times of
+    five"""
     held_out: int = 20
     """every so many-th episode is only validated on"""
     starts: int = 512
@@ -156,10 +160,16 @@ def reward_of(episodes: Sequence[LatentEpisode], task: TaskConfig) -> RewardConf
     return RewardConfig(scale=spread if spread > 1e-6 else 0.0, per_step=float(gains.mean()), end=end)
 
 
-def make_starts(episodes: Sequence[LatentEpisode], args: Args, goal: float | None) -> Starts:
-    """Pick the moments that dreams start from: firsts of episodes, and as many from the middle of drives."""
+def make_starts(
+    episodes: Sequence[LatentEpisode], mirrored: Sequence[LatentEpisode], args: Args, goal: float | None
+) -> Starts:
+    """Pick the moments that dreams start from: firsts of episodes, and as many from the middle of drives.
+
+    Only the latter are from drives in a mirror, too.
+    """
     rng = np.random.default_rng(args.seed)
     firsts = rng.permutation(len(episodes))[: args.starts]
+    episodes = [*episodes, *mirrored]
     lengths = np.array([len(episode.actions) for episode in episodes])
     middles = rng.choice(len(episodes), size=args.starts, p=lengths / lengths.sum())
     moments = [(int(i), 0) for i in firsts]
@@ -195,6 +205,8 @@ def main(args: Args) -> Path:
     held_out = episodes[:: args.held_out]
     trained = [episode for i, episode in enumerate(episodes) if i % args.held_out] or episodes
     task = TaskConfig.from_dict(encoder["task"])
+    check_mirror(args.mirror, task)
+    mirrored = [episode.in_mirror() for episode in trained] if args.mirror else []
     reward = reward_of(episodes, task)
     sizes = replace(args.sizes, action_size=task.actions.size, counts=reward.goal is not None)
 
@@ -223,9 +235,10 @@ def main(args: Args) -> Path:
             jitter = rng.uniform(0.8, 1.25, size=len(trained))
             order = np.argsort([len(episode.actions) for episode in trained] * jitter)
             batches = np.array_split(order, -(-len(trained) // args.batch))
+            seen = [pair[rng.integers(2)] for pair in zip(trained, mirrored, strict=True)] if mirrored else trained
             totals, count = np.zeros(3), 0
             for batch in rng.permutation(len(batches)):
-                part = Sequences.of([trained[i] for i in batches[batch]], device, reward)
+                part = Sequences.of([seen[i] for i in batches[batch]], device, reward)
                 z = draw(part, args.latent, noise)
                 state = memory.initial_state(len(z))
                 for steps in chunks(part, args.chunk):
@@ -271,7 +284,8 @@ def main(args: Args) -> Path:
         },
     )
     artifact = args.out / "world_model"
-    WorldModel(config, load_vae(encoder), memory.cpu(), make_starts(trained, args, reward.goal)).save(artifact)
+    starts = make_starts(trained, mirrored, args, reward.goal)
+    WorldModel(config, load_vae(encoder), memory.cpu(), starts).save(artifact)
     return artifact
 
 

@@ -20,9 +20,9 @@ from training.checkpoints import append_log, cosine, cut_log, load_checkpoint, s
 from training.device import choose_device, multiplies_bfloat16
 from training.encode import load_vae
 from training.files import alone, keep_settings
-from training.rollouts import episode_files, open_frames
+from training.rollouts import check_mirror, episode_files, load_task, open_frames
 from training.tracking import track, tracking
-from wm_gym.frames import INPUT_SIZE, gauge_rows
+from wm_gym.frames import INPUT_SIZE, gauge_rows, mirror
 from wm_gym.models.vae import VAE, VAEConfig, sample_latent, squared_error, vae_loss
 
 FREE = ("out", "epochs", "decoder_epochs", "learning_rate", "device", "tf32", "track")
@@ -51,6 +51,8 @@ class Args:
     """of the squared error, against nats of KL: a greater one buys sharper pictures with more nats in z"""
     frames: str = "gauges96"
     """version of the frames"""
+    mirror: bool = False
+    """see half of CarRacing's frames, drawn anew at each pass, in a mirror"""
     gauge_weight: float = 4.0
     """how much more an error on the gauges counts than one elsewhere: they are few pixels that tell much of the car"""
     bfloat16: Literal["auto", "yes", "no"] = "auto"
@@ -124,6 +126,7 @@ def main(args: Args) -> Path:
     device = choose_device(args.device, args.tf32)
     bfloat16 = multiplies_bfloat16(device) if args.bfloat16 == "auto" else args.bfloat16 == "yes"
     path, log = args.out / "checkpoint.pt", args.out / "log.jsonl"
+    check_mirror(args.mirror, load_task(args.rollouts))
     frames = FrameSet(args.rollouts, args.frames)
     torch.manual_seed(args.seed)
     vae = VAE(args.model).to(device)
@@ -151,7 +154,11 @@ def main(args: Args) -> Path:
                     now = epoch + i / len(batches)
                     progress = (now - first) / (last - first) if whole else (now - args.epochs) / args.decoder_epochs
                     group["lr"] = args.learning_rate * cosine(progress)
-                batch = frames[indices].to(device)
+                batch = frames[indices]
+                if args.mirror:
+                    seen = rng.random(len(batch)) < 0.5
+                    batch[seen] = torch.from_numpy(mirror(batch[seen].numpy(), args.frames))
+                batch = batch.to(device)
                 with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
                     with torch.set_grad_enabled(whole):
                         mu, logvar = vae.encode(batch)

@@ -34,6 +34,9 @@ CAR_RACING = TaskConfig(
     solved=900.0,
     finished="lap_finished",
 )
+MIRRORED = (-1.0, 1.0, 1.0)
+"""What each part of an action is multiplied by in a mirror."""
+
 LAP, STEP, FAILURE = 1000.0, -0.1, -100.0
 """What all tiles of a lap pay together, what each step pays, and what the step pays that leaves the playfield."""
 

@@ -26,6 +26,9 @@ its bits on them. "full96" keeps all.
 PANEL_ROW, SCORE = 84, (slice(84, 96), slice(0, 11))
 """First row of the panel, and where the score stands in it, in the 96x96 frame."""
 
+MIRRORED_BARS = (slice(24, 40), slice(40, 56))
+"""Columns of the encoder's input about whose middles the bars of steering and of rotation grow."""
+
 CAR_RACING_FRAME = (96, 96)
 """Height and width of CarRacing's frame."""
 
@@ -62,6 +65,19 @@ def gauge_speed(frame: npt.NDArray[np.uint8], version: str) -> float | None:
         return None
     bar = frame[rows, 8:10].mean(axis=-1).sum() / 255 * (1000 / INPUT_SIZE) * (800 / INPUT_SIZE)
     return max(0.0, float(bar / 26 - 1) / 0.4)
+
+
+def mirror(frames: npt.NDArray[np.uint8], version: str) -> npt.NDArray[np.uint8]:
+    """Return CarRacing's encoder-sized frames ``(..., 64, 64, 3)`` of any version, as drives in a mirror show them.
+
+    On the panel, the bars of steering and rotation change sides about their own zeros, and nothing else moves.
+    """
+    mirrored = frames[..., ::-1, :].copy()
+    panel = gauge_rows(version)
+    mirrored[..., panel, :, :] = frames[..., panel, :, :]
+    for bar in MIRRORED_BARS:
+        mirrored[..., panel, bar, :] = frames[..., panel, bar, :][..., ::-1, :]
+    return mirrored
 
 
 def check_version(version: str) -> None:
