@@ -30,6 +30,7 @@ KEPT = ("rollouts", "vae", "latents", "rnn", "rnn-1")
 CONTROLS: dict[str, tuple[str, tuple[str, ...]]] = {
     "as it is": ("", KEPT),
     "no doubt": ("--memories 1 --controller.objective.doubt 0", KEPT),
+    "no mirror": ("--no-mirror", KEPT[:3]),
     "z only": ("--controller.z-only", KEPT),
     "mode": ("--controller.sampling mode", KEPT),
     "untrained memory": ("--rnn.epochs 0", KEPT[:3]),

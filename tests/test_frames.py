@@ -3,13 +3,14 @@
 import math
 import re
 
+import gymnasium as gym
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wm_gym.envs.fast_car_racing import FastCarRacing
-from wm_gym.frames import INPUT_SIZE, VERSIONS, area_weights, encoder_input, gauge_rows, gauge_speed, kept_size
+from wm_gym.frames import INPUT_SIZE, VERSIONS, area_weights, encoder_input, gauge_rows, gauge_speed, kept_size, mirror
 
 HEIGHT = {"crop84": 84, "full96": 96, "gauges96": 96, "whole": 96}
 seeds = st.integers(0, 2**31)
@@ -203,3 +204,29 @@ def test_the_gauge_shows_the_cars_speed(version):
     assert max(speeds) > 60
     np.testing.assert_allclose(shown, speeds, atol=4)
     assert gauge_speed(encoder_input(frame, "crop84"), "crop84") is None
+
+
+@pytest.mark.parametrize("version", [version for version in VERSIONS if version != "whole"])
+def test_a_mirrors_mirror_shows_the_frame_and_all_but_the_panel_changes_sides(version):
+    frames = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), np.uint8)
+    mirrored, top = mirror(frames, version), gauge_rows(version).start
+    assert np.array_equal(mirror(mirrored, version), frames)
+    assert np.array_equal(mirrored[:, :top], frames[:, :top, ::-1])
+    assert np.array_equal(mirrored[:, top:, :24], frames[:, top:, :24])  # score, speed and wheels
+    assert not np.array_equal(mirrored, frames)
+
+
+@pytest.mark.parametrize("version", ["full96", "gauges96"])
+def test_gauges_in_a_mirror_are_those_of_a_car_that_steers_to_the_other_side(version):
+    panels = {}
+    for steering in (-1.0, 1.0):
+        env = gym.make("CarRacing-v3")
+        env.reset(seed=0)
+        for _ in range(14):
+            frame, *_ = env.step(np.array([steering, 1.0, 0.0], np.float32))
+        panels[steering] = encoder_input(frame, version)
+    rows = gauge_rows(version)
+    left, right, mirrored = (
+        each[rows, 16:].astype(int) for each in (panels[-1.0], panels[1.0], mirror(panels[1.0], version))
+    )
+    assert np.abs(left - right).sum() > 20 * np.abs(left - mirrored).sum()
