@@ -84,7 +84,7 @@ def evolve(args: Args, env: str, seed: int, out: Path) -> dict[str, Any]:
     settings = train_controller.Args(env=env, world_model=args.world_model, out=out, seed=seed, lanes=args.workers)
     settings = replace(settings, population=16, rollouts=2, diagonal=True)
     timer, generations = Timer(out / "seconds.json"), len(read_log(out / "log.jsonl"))
-    while not generations or timer.seconds["train"] < 60 * args.minutes:
+    while not generations or timer.seconds.get("train", 0.0) < 60 * args.minutes:
         generations += 1
         with timer("train"):
             train_controller.main(replace(settings, generations=generations))

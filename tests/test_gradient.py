@@ -164,6 +164,12 @@ def test_the_price_of_doubt_leads_away_from_what_memories_disagree_about():
     assert np.abs(found[200.0]).sum() < 0.5 * np.abs(found[0.0]).sum()
 
 
+@pytest.mark.parametrize("doubt", [-1.0, float("nan")])
+def test_doubt_has_no_negative_price(doubt):
+    with pytest.raises(ValueError, match="price of doubt is 0 or more"):
+        gradient.Objective(doubt=doubt)
+
+
 def test_a_price_of_doubt_needs_a_doubter():
     args, objective = gradient.Args(steps=1), gradient.Objective(doubt=1.0)
     with pytest.raises(ValueError, match="world model with doubters"):

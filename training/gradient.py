@@ -65,6 +65,10 @@ class Objective:
     doubt: float = 0.0
     """price of a step's disagreement between the memory and the world model's doubters, as a dream tells it"""
 
+    def __post_init__(self) -> None:
+        if not self.doubt >= 0:
+            raise ValueError(f"a price of doubt is 0 or more, got {self.doubt}")
+
     def weigh(self, pay: Array) -> Array:
         """Return what pay per step, a tensor or an array, counts."""
         return pay - (1 - self.beyond) * (pay - self.pace).clip(min=0)
@@ -127,16 +131,16 @@ def ascend(
         z_only: keep C's weights of h at what they are.
 
     Raises:
-        ValueError: for choices, no walkers, a look ahead without actions, a negative disturbance or price of doubt,
-            an unknown sampling, or a world model that nothing doubts at a price of doubt.
+        ValueError: for choices, no walkers, a look ahead without actions, a negative disturbance, an unknown
+            sampling, or a world model that nothing doubts at a price of doubt.
         FloatingPointError: when the gradient is not finite.
     """
     if config.discrete:
         raise ValueError("no gradient flows through a choice of actions: use --gradient.steps 0, CMA-ES alone")
     if args.walkers < 1 or args.acting < 1 or args.coasting < 0:
         raise ValueError(f"a look ahead needs walkers that act, got {args}")
-    if args.disturbance < 0 or objective.doubt < 0:
-        raise ValueError(f"a disturbance and a price of doubt are 0 or more, got {args} {objective}")
+    if args.disturbance < 0:
+        raise ValueError(f"a disturbance is 0 or more, got {args}")
     if sampling not in ("sample", "mode"):
         raise ValueError(f'sampling must be "sample" or "mode", got {sampling!r}')
     memory, reward, device = model.memory, model.config.reward, model.device

@@ -149,7 +149,8 @@ class RNNHiddenObservation(gym.Wrapper, gym.utils.RecordConstructorArgs):
     def get_state(self) -> DreamState:
         """Return the present real moment as a state to dream on from: ``dream.reset(options={"state": ...})``.
 
-        Its random stream is new; give ``reset`` a seed for a dream that repeats.
+        Its random stream is new; give ``reset`` a seed for a dream that repeats. It holds no doubters' states: a dream
+        that doubters follow refuses it.
 
         Raises:
             gymnasium.error.ResetNeeded: before the first `reset`.
