@@ -5,8 +5,9 @@
 
 Each agent has the same minutes to train in, all cores its own; what validates it is not counted, nor what the world
 model cost, which the JSON file says too. Of Stable-Baselines3's agents real validation tracks choose among ten moments
-of their training; of the controllers that CMA-ES makes in dreams, dreams choose one, and on the real env the last is
-taken. Then the 100 test tracks of gymnasium's own CarRacing-v3. An interrupted command goes on.
+of their training. A "controller" is linear: in the dream many are sought as training.loop seeks them (gradients, then a
+generation of CMA-ES) and hard dreams choose one; on the real env, through which no gradients flow, it is CMA-ES's last.
+Then the 100 test tracks of gymnasium's own CarRacing-v3. An interrupted command goes on.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any
 import tyro
 
 from benchmarks import score
-from benchmarks.reevolve import seek
+from benchmarks.reevolve import price, seek
 from benchmarks.report import RESULTS, TEST_SEEDS, write_report
 from training import gradient, train_controller, train_sb3
 from training.checkpoints import read_log
@@ -35,8 +36,8 @@ from wm_gym.world_model import WorldModel
 class Args:
     """What to train, and for how long."""
 
-    learners: tuple[str, ...] = ("ppo", "sac", "tqc", "cma-es")
-    """algorithms of training.train_sb3, and CMA-ES"""
+    learners: tuple[str, ...] = ("ppo", "sac", "tqc", "controller")
+    """algorithms of training.train_sb3, and linear controllers"""
     worlds: tuple[str, ...] = ("dream", "real")
     """where"""
     seeds: tuple[int, ...] = (0, 1)
@@ -65,9 +66,10 @@ def train_agent(args: Args, learner: str, env: str, seed: int, out: Path) -> dic
     settings = replace(settings, minutes=args.minutes, steps=sys.maxsize, workers=args.workers)
     dreams = env == env_ids(args.world_model)[0]
     if dreams:
-        doubted = WorldModel.from_pretrained(args.world_model).config.doubters > 0
-        objective = gradient.Objective(beyond=-0.3, doubt=args.doubt * doubted)
-        settings = replace(settings, temperature=args.temperature, disturbance=args.disturbance, objective=objective)
+        settings = replace(settings, temperature=args.temperature, disturbance=args.disturbance)
+        settings = replace(
+            settings, objective=gradient.Objective(beyond=-0.3, doubt=price(args.world_model, args.doubt))
+        )
     policy = train_sb3.main(settings)
     lines = read_log(out / "log.jsonl")
     frames = sum(line["frames"] for line in lines) + (0 if dreams else lines[-1]["steps"])
@@ -79,6 +81,8 @@ def evolve(args: Args, env: str, seed: int, out: Path) -> dict[str, Any]:
     preset = PRESETS["laptop"].controller
     if env == env_ids(args.world_model)[0]:
         settings = replace(preset, world_model=args.world_model, temperature=args.temperature, seed=1000 * (seed + 1))
+        settings = replace(settings, objective=replace(preset.objective, doubt=price(args.world_model, args.doubt)))
+        settings = replace(settings, gradient=replace(preset.gradient, disturbance=args.disturbance))
         best, paid = seek(settings, args.minutes, out)
         return {"policy": str(best), "sought": len(paid), "real_frames": 0}
     settings = train_controller.Args(env=env, world_model=args.world_model, out=out, seed=seed, lanes=args.workers)
@@ -88,7 +92,8 @@ def evolve(args: Args, env: str, seed: int, out: Path) -> dict[str, Any]:
         generations += 1
         with timer("train"):
             train_controller.main(replace(settings, generations=generations))
-    return {"policy": str(out / "controller"), "generations": generations}
+    frames = sum(line["frames"] for line in read_log(out / "log.jsonl"))
+    return {"policy": str(out / "controller"), "generations": generations, "real_frames": frames}
 
 
 def main(args: Args) -> None:
@@ -101,16 +106,17 @@ def main(args: Args) -> None:
         raise ValueError(f"agents are trained in the dream or on the real env, not {sorted(unknown)}")
     training = WorldModel.from_pretrained(args.world_model).config.training
     cost = {key: training.get(key) for key in ("command", "real_frames")}
-    cost["minutes"] = sum(sum(line["seconds"].values()) for line in training.get("rounds", [])) / 60
+    spent = [sum(line["seconds"].values()) for line in training.get("rounds", [])]
+    cost["minutes"] = sum(spent + [line["seconds"] for line in training.get("finalists", [])]) / 60
     common: dict[str, Any] = {
         "command": "python -m benchmarks.agents",
-        "minutes": args.minutes,
+        **{name: getattr(args, name) for name in ("minutes", "temperature", "doubt", "disturbance")},
         "seeds": [TEST_SEEDS.start, TEST_SEEDS.stop - 1],
         "world_model": cost,
     }
     kept = json.loads(args.out.read_text()) if args.out.is_file() else {**common, "agents": []}
     if {key: kept[key] for key in common} != common:
-        raise ValueError(f"{args.out} holds agents of other minutes or another world model: choose another --out")
+        raise ValueError(f"{args.out} holds agents of other settings or another world model: choose another --out")
     lines = kept["agents"]
     done = {(line["learner"], line["world"], line["seed"]) for line in lines}
     for learner, world, seed in ((a, b, c) for c in args.seeds for a in args.learners for b in args.worlds):
@@ -118,7 +124,7 @@ def main(args: Args) -> None:
             continue
         dream_id, real_id = env_ids(args.world_model)
         env, out = dream_id if world == "dream" else real_id, args.runs / f"{learner}-{world}-{seed}"
-        made = evolve(args, env, seed, out) if learner == "cma-es" else train_agent(args, learner, env, seed, out)
+        made = evolve(args, env, seed, out) if learner == "controller" else train_agent(args, learner, env, seed, out)
         scored = score.Args(policy=made["policy"], world_model=args.world_model, workers=args.workers)
         real, dream = score.drives(real_id, args.workers, scored, fast=False), score.drives(dream_id, 100, scored)
         scores = {"real": summarize(real), "dream": summarize(dream)}

@@ -22,7 +22,7 @@ import numpy as np
 import tyro
 from playwright.sync_api import Page, sync_playwright
 
-from benchmarks.report import RESULTS, write_report
+from benchmarks.report import RESULTS, command, write_report
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 WATCH = """
@@ -113,7 +113,7 @@ def picture(page: Page, path: Path) -> None:
 def main(args: Args) -> None:
     """Measure, print and write."""
     with opened() as page:
-        content = {"command": "python -m benchmarks.browser", "goal_frames_per_second": 25, **measure(page, args)}
+        content = {"command": command("browser", args), "goal_frames_per_second": 25, **measure(page, args)}
         picture(page, args.out.with_suffix(".png"))
     write_report(args.out, content)
     print(json.dumps(content, indent=1))

@@ -22,7 +22,7 @@ import numpy as np
 import ray
 import tyro
 
-from benchmarks.report import RESULTS, write_report
+from benchmarks.report import RESULTS, command, write_report
 from training import cluster, collect
 from training.presets import PRESETS
 from training.rollouts import Episode, episode_files, open_frames, save_frames
@@ -170,7 +170,7 @@ def main(args: Args) -> None:
     ]
     busy = {name: drive["seconds"] / max(drive["home_seconds"], drive["bytes"] / link) for name, link in LINKS.items()}
     content = {
-        "command": "python -m benchmarks.cluster",
+        "command": command("cluster", args),
         "episodes": args.episodes,
         "repeats": args.repeats,
         "ray": ray.__version__,

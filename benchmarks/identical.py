@@ -14,7 +14,7 @@ import tyro
 from gymnasium.envs.box2d.car_racing import CarRacing
 from tqdm import tqdm
 
-from benchmarks.report import RESULTS, write_report
+from benchmarks.report import RESULTS, command, write_report
 from training.workers import map_jobs
 from wm_gym.car_racing import ScriptedDriver
 from wm_gym.envs.fast_car_racing import FastCarRacing
@@ -74,7 +74,7 @@ def main(args: Args) -> None:
     for found in tqdm(map_jobs(compare, jobs, args.workers), total=len(jobs), unit="track"):
         total += found
     keys = ("frames", "differing_frames", "differing_rewards_or_ends")
-    content = {"command": "python -m benchmarks.identical", "tracks": args.tracks, **{key: total[key] for key in keys}}
+    content = {"command": command("identical", args), "tracks": args.tracks, **{key: total[key] for key in keys}}
     write_report(args.out, content)
     print(content)
 

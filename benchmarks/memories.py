@@ -11,7 +11,7 @@ members' disagreement.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -24,11 +24,11 @@ from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
 import wm_gym  # noqa: F401  (registers the ids)
-from benchmarks.report import RESULTS, write_report
+from benchmarks.report import RESULTS, command, write_report
 from benchmarks.throughput import Step, contest, dreamt, seconds
 from training import train_rnn
 from training.checkpoints import load_checkpoint
-from training.latents import LatentEpisode, Sequences, draw, load_latents
+from training.latents import LatentEpisode, Sequences, draw, load_latents, split
 from training.open_loop import HORIZONS, open_loop
 from training.pictures import save_figure
 from wm_gym.models.ensemble import EnsembleConfig
@@ -81,7 +81,7 @@ def train(kind: Kind, seed: int, args: Args, episodes: Sequence[LatentEpisode], 
     _, idle, two = (seconds(train_rnn.main, replace(rnn, out=run / f"{n} epochs", epochs=n)) for n in (1, 0, 2))
     epochs = max(1, round(args.seconds / max((two - idle) / 2, 1e-3)))
     spent = seconds(train_rnn.main, replace(rnn, out=run / "rnn", epochs=epochs)) - idle
-    steps = sum(len(episode.actions) for i, episode in enumerate(episodes) if i % rnn.held_out)
+    steps = sum(len(episode.actions) for episode in split(episodes, rnn.held_out)[0])
     return {"epochs": epochs, "seconds": spent, "training_steps_per_second": epochs * steps / spent}
 
 
@@ -134,7 +134,7 @@ def figure(rows: Sequence[dict[str, Any]]) -> Figure:
 def main(args: Args) -> dict[str, Any]:
     """Train, compare, print, draw and write."""
     episodes = load_latents(args.latents, load_checkpoint(args.latents / "vae.pt")["fingerprint"])
-    held_out, rows = episodes[:: args.rnn.held_out], []
+    (trained, held_out), rows = split(episodes, args.rnn.held_out), []
     dreams: dict[str, Step] = {}
     with TemporaryDirectory() as name:
         for seed in range(args.seeds):
@@ -153,9 +153,8 @@ def main(args: Args) -> dict[str, Any]:
                 print({line["steps"]: round(line["z_rmse"], 3) for line in row["open_loop"]})
         speeds = contest(dreams, args.turns, args.turn)
     content = {
-        "command": "python -m benchmarks.memories",
-        "arguments": asdict(args),
-        "drives": {"trained": len(episodes) - len(held_out), "held_out": len(held_out)},
+        "command": command("memories", args),
+        "drives": {"trained": len(trained), "held_out": len(held_out)},
         "torch_threads": torch.get_num_threads(),
         "rows": rows,
         "lane_steps_per_second": {kind: args.lanes * speed["per_second"] for kind, speed in speeds.items()},

@@ -19,7 +19,7 @@ import torch
 import tyro
 from tqdm import tqdm
 
-from benchmarks.report import RESULTS, write_report
+from benchmarks.report import RESULTS, command, write_report
 from training.loop import VALIDATION_SEEDS
 from training.pictures import reconstructions, save_figure
 from wm_gym.car_racing import ScriptedDriver
@@ -78,7 +78,7 @@ def main(args: Args) -> None:
         divergence.append(kl_divergence(mu, logvar))
     error, kl = torch.cat(errors).numpy(), torch.cat(divergence).mean(0).numpy()
     content = {
-        "command": "python -m benchmarks.reconstruction",
+        "command": command("reconstruction", args),
         "frames": len(frames),
         "seeds": [VALIDATION_SEEDS.start, VALIDATION_SEEDS.stop - 1],
         "share_on_road": float(on_road.mean()),

@@ -16,7 +16,7 @@ import numpy as np
 import tyro
 
 from benchmarks import score
-from benchmarks.report import RESULTS, TEST_SEEDS, write_report
+from benchmarks.report import RESULTS, TEST_SEEDS, command, write_report
 from training import train_controller
 from training.loop import Timer
 from training.presets import PRESETS
@@ -46,6 +46,11 @@ class Args:
     """processes that drive the real env"""
 
 
+def price(world_model: str, doubt: float) -> float:
+    """Return the price of doubt in a world model's dreams: none where nothing doubts them."""
+    return doubt if WorldModel.from_pretrained(world_model).config.doubters else 0.0
+
+
 def seek(settings: train_controller.Args, minutes: float, run: Path) -> tuple[Path, dict[int, float]]:
     """Seek controllers, seed after seed from the settings' on, until the time is over, and let hard dreams choose one.
 
@@ -73,14 +78,15 @@ def main(args: Args) -> None:
         raise FileExistsError(f"{args.run}: exists, but C must start at zero; choose another --run or remove it")
     preset, start = PRESETS["laptop"].controller, time.monotonic()
     settings = replace(preset, world_model=args.world_model, temperature=args.temperature, seed=args.seed)
-    best, paid = seek(settings, args.minutes, args.run)
+    objective = replace(preset.objective, doubt=price(args.world_model, preset.objective.doubt))
+    best, paid = seek(replace(settings, objective=objective), args.minutes, args.run)
     minutes = (time.monotonic() - start) / 60
     scored = score.Args(policy=str(best), world_model=args.world_model, workers=args.workers)
     dream_id, real_id = env_ids(args.world_model)
     real = score.drives(real_id, args.workers, scored, fast=False)
     dream = score.drives(dream_id, len(TEST_SEEDS), scored)
     content = {
-        "command": "python -m benchmarks.reevolve",
+        "command": command("reevolve", args),
         "minutes": minutes,
         "hard_dreams": paid,
         "seed": max(paid, key=lambda seed: paid[seed]),

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from training.files import flags, write_json
 
 RESULTS = Path(__file__).parent / "results"
 TEST_SEEDS = range(2_000_000, 2_000_100)
 """Tracks of reported scores; nothing is chosen on them."""
 FURTHER_SEEDS = range(2_000_100, 2_000_200)
 """Tracks that show whether a reported score holds on others."""
+
+ALIKE = ("out", "runs", "run", "workers", "ray")
+"""Arguments with which a benchmark measures the same."""
 
 PACKAGES = ("wm-gym", "torch", "gymnasium", "numpy", "pygame-ce", "Box2D")
 
@@ -36,6 +41,10 @@ def _cpuinfo() -> list[str]:
 
 
 def write_report(path: Path, content: dict[str, Any]) -> None:
-    """Write a benchmark's JSON, with the machine it ran on."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({**content, "machine": machine()}, indent=2, default=str) + "\n")
+    """Write a benchmark's JSON, with the machine it ran on; a kill leaves the former file."""
+    write_json(path, {**content, "machine": machine()})
+
+
+def command(name: str, args: Any) -> str:
+    """Return the command that measured: ``benchmarks.<name>`` and the flags that are not the defaults."""
+    return " ".join([f"python -m benchmarks.{name}", *flags(asdict(args), asdict(type(args)()), ALIKE)])

@@ -2,7 +2,7 @@
 
 python -m benchmarks.score                      # the bundled controller
 python -m benchmarks.score --further            # does it hold on 100 other tracks?
-python -m benchmarks.score --policy random      # the bottom of the ladder
+python -m benchmarks.score --policy random --out random.json      # the bottom of the ladder
 python -m benchmarks.score --policy runs/mine/best/controller --world-model runs/mine/best/world_model --out mine.json
 """
 
@@ -10,15 +10,19 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
+import gymnasium as gym
 import matplotlib.pyplot as plt
 import numpy as np
 import tyro
 
-from benchmarks.report import FURTHER_SEEDS, RESULTS, TEST_SEEDS, write_report
+from benchmarks.report import FURTHER_SEEDS, RESULTS, TEST_SEEDS, command, write_report
 from training.driving import drive
 from training.pictures import save_figure
 from wm_gym.evaluate import EpisodeResult, summarize
+from wm_gym.models.controller import Controller
+from wm_gym.policies import load_policy
 from wm_gym.registration import env_ids, task_of
 from wm_gym.world_model import WorldModel
 
@@ -35,7 +39,7 @@ class Args:
     further: bool = False
     """drive 100 further tracks instead, on which no score was reported; the default JSON file is another then"""
     out: Path | None = None
-    """JSON file, benchmarks/results/score.json by default; the picture goes beside it"""
+    """JSON file; of the bundled controller benchmarks/results/score.json by default; the picture goes beside it"""
     workers: int = 2
     """processes that drive the real env"""
     ray: str | None = None
@@ -53,15 +57,29 @@ def drives(env_id: str, lanes: int, args: Args, **kwargs: object) -> list[Episod
     return [each.result for each in driven]
 
 
+def controller_training(args: Args) -> dict[str, Any] | None:
+    """Return what a controller's config says of its training, by which its card knows it; None for other policies."""
+    env = gym.make(env_ids(args.world_model)[0], world_model=args.world_model)
+    policy = load_policy(args.policy, env)
+    return policy.config.training if isinstance(policy, Controller) else None
+
+
 def main(args: Args) -> None:
-    """Measure, print and write the score."""
+    """Measure, print and write the score.
+
+    Raises:
+        ValueError: for another policy or world model than the bundled ones without a file of its own.
+    """
+    if args.out is None and (args.policy, args.world_model) != (Args.policy, Args.world_model):
+        raise ValueError(f"benchmarks/results has the bundled controller's score: give {args.policy} a file, --out")
     out = args.out or RESULTS / ("score_further.json" if args.further else "score.json")
     (dream_id, real_id), solved = env_ids(args.world_model), task_of(args.world_model).solved
     real = drives(real_id, args.workers, args, fast=False)
     dream = drives(dream_id, len(args.seeds), args)
     content = {
-        "command": "python -m benchmarks.score" + " --further" * args.further,
+        "command": command("score", args),
         "policy": args.policy,
+        "controller": controller_training(args),
         "seeds": [args.seeds.start, args.seeds.stop - 1],
         "env": real_id,
         "real": summarize(real, solved),

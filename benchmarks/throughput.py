@@ -29,7 +29,7 @@ import tyro
 from torch.nn import functional as F
 
 import wm_gym  # noqa: F401  (registers the ids)
-from benchmarks.report import RESULTS, write_report
+from benchmarks.report import RESULTS, command, write_report
 from training import collect, encode, train_controller, train_rnn, train_vae
 from training.pictures import save_figure
 from training.rollouts import Episode, episode_files
@@ -229,12 +229,12 @@ def stages(args: Args) -> dict[str, float]:
         controller = train_controller.Args(out=run / "controller", track=False)
         train_controller.main(replace(controller, generations=1))
         evolving = seconds(train_controller.main, replace(controller, generations=2))
-    trained = frames - sum(len(episode.actions) + 1 for episode in episodes[:: rnn.held_out])
+    trained = sum(len(episode.actions) for episode in episodes if episode.seed % rnn.held_out)
     return {
         "collect_frames_per_second": new / driving,
         "encode_frames_per_second": frames / encoding,
         "vae_training_frames_per_second": frames / drawing,
-        "rnn_training_steps_per_second": 10 * (trained - len(episodes)) / remembering,
+        "rnn_training_steps_per_second": 10 * trained / remembering,
         "generation_64x16x1000_seconds": evolving,
     }
 
@@ -242,7 +242,7 @@ def stages(args: Args) -> dict[str, float]:
 def main(args: Args) -> None:
     """Measure, print, draw and write."""
     content = {
-        "command": "python -m benchmarks.throughput",
+        "command": command("throughput", args),
         "torch_threads": torch.get_num_threads(),
         "real": real(args),
         "dream": dream(args),

@@ -14,8 +14,9 @@ JSON, so that a stopped measurement goes on.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from benchmarks.calibration import BINS, calibration, real_drives
-from benchmarks.report import RESULTS, TEST_SEEDS, write_report
+from benchmarks.report import RESULTS, TEST_SEEDS, command, write_report
 from training import closed_loop, open_loop
 from training.checkpoints import append_log, read_log
 from training.closed_loop import VALIDATION_SEEDS
@@ -43,8 +44,8 @@ from wm_gym.registration import env_ids, task_of
 from wm_gym.world_model import WorldModel
 
 GOOD = 300.0
-"""Score of CarRacing's policies among which the comparison is made again: those that drive, or that the dream believes
-to. Of another env it is the mean of the worst and the best real score."""
+"""Real score of CarRacing's policies among which the comparison is made again: those that drive. Of another env it is
+the mean of the worst and the best real score."""
 
 Array = npt.NDArray[np.floating]
 
@@ -56,8 +57,8 @@ class Args:
     world_model: str = "car_racing"
     """bundled name, folder, or user/name on the Hugging Face Hub"""
     policies: tuple[str, ...] = ()
-    """controllers' folders and Stable-Baselines3 zips (they hold pickles, which can run any code: only from whom you
-    trust); by default the bundled one; untrained ones are added"""
+    """folders of controllers and of populations, all of whose members drive, and Stable-Baselines3 zips (they hold
+    pickles, which can run any code: only from whom you trust); by default the bundled one; untrained ones are added"""
     tracks: int = 100
     """real test seeds that each policy drives, and as many dreams"""
     drives: int = 30
@@ -98,6 +99,19 @@ def simple_policies(env: gym.Env) -> dict[str, Policy]:
             rows[1, -1] += 0.5  # some gas, or nothing happens
         found[f"linear: random {seed}"] = Controller(rows.ravel(), config)
     return found
+
+
+def members(name: str, policy: Policy) -> dict[str, Policy]:
+    """Return a policy by its name, or all members of a population."""
+    if isinstance(policy, Controller) and policy.parameters.ndim == 2:
+        return {f"{name}/{i}": policy.member(i) for i in range(len(policy.parameters))}
+    return {name: policy}
+
+
+def group(name: str) -> str:
+    """Return which policies a policy is drawn with: those of one kind, or one after the other in one training."""
+    kind = re.split("/checkpoints/|/best/|:", name)[0]
+    return kind if kind != name else name.rpartition("/")[0] or name
 
 
 def identity(name: str, policy: Policy, model: WorldModel) -> str:
@@ -171,11 +185,11 @@ def page(content: dict[str, Any]) -> Figure:
     (scatter, gaps), (errors, histogram) = axes
     lines = content["policies"]
     real, dream = (np.array([line[key]["mean"] for line in lines]) for key in ("real", "dream"))
-    groups = [line["policy"].split(":")[0].split("/")[0] for line in lines]
-    for group in dict.fromkeys(groups):
-        chosen = [i for i, each in enumerate(groups) if each == group]
-        scatter.plot(real[chosen], dream[chosen], "o", ms=4, label=group)
-        gaps.plot(chosen, (dream - real)[chosen], "o-", ms=4, label=group)
+    groups = [group(line["policy"]) for line in lines]
+    for kind in dict.fromkeys(groups):
+        chosen = [i for i, each in enumerate(groups) if each == kind]
+        scatter.plot(real[chosen], dream[chosen], "o", ms=4, label=kind)
+        gaps.plot(chosen, (dream - real)[chosen], "o-", ms=4, label=kind)
     ends = [min(real.min(), dream.min()), max(real.max(), dream.max())]
     scatter.plot(ends, ends, color="grey", lw=1, label="as real")
     scatter.set(
@@ -225,7 +239,9 @@ def main(args: Args) -> None:
         if args.world_model != Args.world_model:
             raise ValueError(f"the bundled controllers know no latents of {args.world_model}: give --policies")
         names = ("car_racing",)
-    policies = simple_policies(env) | {name: load_policy(name, env) for name in names}
+    policies = simple_policies(env)
+    for name in names:
+        policies |= members(name, load_policy(name, env))
     log, kept = args.out.with_suffix(".drives.jsonl"), {}
     done = {(line["identity"], line["tracks"]): line for line in read_log(log)}
     for name, policy in policies.items():
@@ -239,10 +255,9 @@ def main(args: Args) -> None:
     real, dream = (np.array([line[key]["mean"] for line in lines]) for key in ("real", "dream"))
     drives = real_drives(args.world_model, VALIDATION_SEEDS[: args.drives], args.workers, args.ray)
     good_from = GOOD if model.config.task.env == CAR_RACING.env else float(real.min() + real.max()) / 2
-    good = np.maximum(real, dream) > good_from
+    good = real > good_from
     content: dict[str, Any] = {
-        "command": "python -m benchmarks.transfer",
-        "arguments": asdict(args),
+        "command": command("transfer", args),
         "tracks": args.tracks,
         "all": agreement(real, dream),
         "good_from": good_from,

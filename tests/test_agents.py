@@ -46,10 +46,38 @@ def test_each_agent_is_trained_once_in_its_world(trained, doubters, tmp_path):
     found = json.loads((tmp_path / "agents.json").read_text())["agents"]
     assert [(each["world"], each["real_frames"]) for each in found[:2]] == [("dream", 3), ("real", 53)]
     assert all(each["real"]["mean"] == 7.0 for each in found)
-    with pytest.raises(ValueError, match=r"agents\.json.*other minutes"):
+    with pytest.raises(ValueError, match=r"agents\.json.*other settings"):
         agents.main(replace(args, minutes=6.0))
+    with pytest.raises(ValueError, match="other settings"):
+        agents.main(replace(args, temperature=2.0))
     with pytest.raises(ValueError, match=r"dream or on the real env.*moon"):
         agents.main(replace(args, worlds=("moon",)))
+
+
+@pytest.mark.parametrize("doubters", [0, 1])
+def test_controllers_are_sought_in_the_dreams_that_were_asked_for(trained, doubters, tmp_path, monkeypatch):
+    sought = []
+
+    def seek(settings, minutes, out):
+        sought.append(settings)
+        return out / "0" / "controller", {1000: 5.0}
+
+    monkeypatch.setattr(agents, "seek", seek)
+    make_world_model(doubters=doubters).save(tmp_path / "model")
+    how = {"world_model": str(tmp_path / "model"), "runs": tmp_path / "runs", "out": tmp_path / "agents.json"}
+    agents.main(agents.Args(("controller",), ("dream",), (0,), temperature=1.7, doubt=9.0, disturbance=0.4, **how))
+    (settings,) = sought
+    assert (settings.temperature, settings.gradient.disturbance) == (1.7, 0.4)
+    assert settings.objective.doubt == 9.0 * doubters
+
+
+def test_the_cost_of_the_world_model_is_all_its_stages_and_the_drives_that_chose(trained, tmp_path):
+    training = {"command": "loop", "real_frames": 70, "rounds": [{"seconds": {"vae": 90.0, "rnn": 30.0}}]}
+    make_world_model(training=training | {"finalists": [{"seconds": 60.0}]}).save(tmp_path / "model")
+    how = {"world_model": str(tmp_path / "model"), "runs": tmp_path / "runs", "out": tmp_path / "agents.json"}
+    agents.main(agents.Args(("ppo",), ("dream",), (0,), **how))
+    cost = json.loads((tmp_path / "agents.json").read_text())["world_model"]
+    assert cost == {"command": "loop", "real_frames": 70, "minutes": 3.0}
 
 
 def test_controllers_are_sought_until_the_time_is_over_and_hard_dreams_choose(tmp_path, monkeypatch):

@@ -20,6 +20,7 @@ from training.shaping import Tremble
 from training.train_rnn import Args as RnnArgs
 from training.train_rnn import losses, make_starts, reward_of
 from wm_gym.car_racing import CAR_RACING
+from wm_gym.card import card
 from wm_gym.evaluate import make_lanes
 from wm_gym.models.controller import Controller, ControllerConfig
 from wm_gym.models.mdn_rnn import MDNRNN, MDNRNNConfig
@@ -282,7 +283,12 @@ def test_the_benchmarks_of_a_small_run(small_run, tmp_path, monkeypatch):
         monkeypatch.setattr(module, "map_jobs", lambda function, jobs, *_: (function(job) for job in jobs))
     monkeypatch.setattr(score, "TEST_SEEDS", range(2_000_000, 2_000_002))
     score.main(score.Args(policy=controller, world_model=world_model, out=tmp_path / "score.json", workers=1))
+    with pytest.raises(ValueError, match=r"bundled controller's score: give .*controller a file, --out"):
+        score.main(score.Args(policy=controller, world_model=world_model))
     scored = json.loads((tmp_path / "score.json").read_text())
+    assert scored["command"] == f"python -m benchmarks.score --policy {controller} --world-model {world_model}"
+    configs = WorldModel.load(best / "world_model").config, Controller.from_pretrained(controller).config
+    assert f"`{scored['command']}`): -12" in card("mine", *configs, tmp_path)
     assert (scored["env"], scored["real"]["mean"], scored["real"]["share_-100"]) == ("LatentAcrobot-v0", -12, 1)
     simple, chosen = transfer.simple_policies, ("random", "constant: action 2")
     monkeypatch.setattr(transfer, "simple_policies", lambda env: {name: simple(env)[name] for name in chosen})

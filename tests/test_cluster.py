@@ -115,9 +115,10 @@ def test_a_cluster_drives_as_local_processes_do(cluster, run):
     for mine, its in zip(here, there, strict=True):
         assert mine.z.tobytes() == its.z.tobytes() and mine.rewards.tobytes() == its.rewards.tobytes()
     args = train_controller.Args(env=REAL, world_model="model", max_steps=40, ray=cluster.address)
-    scores = train_controller.evaluate_real(args, population.parameters[members], seeds, population.config)
+    scores, frames = train_controller.evaluate_real(args, population.parameters[members], seeds, population.config)
     assert scores.tolist() == [np.mean([each.result.score for each in part]) for part in (here[:2], here[2:])]
     assert scores[0] != scores[1]
+    assert frames == sum(each.result.steps + 1 for each in here)
 
 
 def test_the_code_travels(cluster):

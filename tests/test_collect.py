@@ -2,6 +2,7 @@
 
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from conftest import FRAMES, collecting, contents
 
 from training import collect
 from training.rollouts import Driver, Episode, episode_files, frames_file, open_frames
+from wm_gym.car_racing import CAR_RACING
 
 
 @pytest.fixture
@@ -86,3 +88,21 @@ def test_patience_ends_a_drive_that_finds_no_new_tile(tmp_path):
     assert len(episode.actions) < 400
     assert not episode.counts[-20:].any()
     assert episode.counts[-21] > 0
+
+
+def test_drives_are_labelled_by_what_their_policy_may_know():
+    task = CAR_RACING
+    for policy, own, label in (
+        ("random", False, "random"),
+        ("scripted", False, "privileged"),
+        ("car_racing", False, "privileged"),
+        ("runs/mine/controller", True, "own"),
+    ):
+        (job,) = collect.new_drives(collect.Args(Path("nowhere"), episodes=1, policy=policy, own=own), task)
+        assert job.driver.label == label
+
+
+@pytest.mark.parametrize("first", [-5, 999_998, 1_000_000])
+def test_tracks_are_those_for_training(first):
+    with pytest.raises(ValueError, match=f"0 to 999999.* 3 unused ones from --first-seed {first}"):
+        collect.new_drives(collect.Args(Path("nowhere"), episodes=3, first_seed=first), CAR_RACING)

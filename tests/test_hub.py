@@ -251,6 +251,9 @@ def test_a_card_has_score_data_and_config(tmp_path):
         f'"frames": "{bundled.config.frames}"',
     ):
         assert said in text
+    for other in ({"seed": 8}, None):
+        (tmp_path / "score.json").write_text(json.dumps(content | {"controller": other}))
+        assert "not measured" in card("ann/cars", bundled.config, Controller.from_pretrained().config, tmp_path)
     assert "finalists" not in text  # the config is shown without the long record of its training
 
 

@@ -62,6 +62,19 @@ def test_latents_of_the_bundled_world_model_stay_near_real_ones(monkeypatch):
         assert seen["range"][0] < -3 and seen["range"][1] > 3  # dreams do move
 
 
+def test_memory_that_grows_beyond_gymnasiums_own_is_a_leak(monkeypatch):
+    grows = {"dream": 0.0, "LatentCarRacing-v0": 10.0, "CarRacing-v3": 10.0}
+
+    def run(function, jobs, *_):
+        name = getattr(jobs[0], "env_id", "dream")
+        return iter([{"memory": {"after_warm_up_mb": 500.0, "at_the_end_mb": 500.0 + grows[name]}}])
+
+    monkeypatch.setattr(steps, "map_jobs", run)
+    assert steps.run(1, 1, 0)["leaks"] == []
+    grows |= {"dream": 6.0, "LatentCarRacing-v0": 16.0}
+    assert steps.run(1, 1, 0)["leaks"] == ["dreams", "LatentCarRacing-v0"]
+
+
 def test_what_leaves_its_bounds_is_counted(world_model_folder, monkeypatch):
     """The counters of a long run see a latent far out and a number that is none."""
     monkeypatch.setattr(steps, "LANES", 8)

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -108,7 +109,11 @@ def test_the_best_rounds_world_model_and_controller_load(run):
     assert len(finalists) == SETTINGS.finalists == 1
     best = run / "rounds" / f"{finalists[0]['round']:03d}"
     model = WorldModel.load(run / "best" / "world_model")
-    assert model.config == WorldModel.load(best / "world_model").config
+    config = WorldModel.load(best / "world_model").config
+    assert replace(model.config, training=config.training) == config
+    record = model.config.training
+    assert record.items() >= config.training.items() and record["finalists"] == finalists
+    assert record["command"].startswith("python -m training.loop --preset smoke")
     controller = Controller.from_pretrained(run / "best" / "controller")
     same = Controller.from_pretrained(best / "controller")
     assert controller.config.observation_size == model.config.observation_size

@@ -1,6 +1,6 @@
 """What the loop decides between its stages: more of V, which round is the best, and what a bundle says of a run."""
 
-import json
+import shlex
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -10,7 +10,8 @@ from conftest import make_world_model
 from training import bundle, loop, selection, train_vae
 from training.checkpoints import append_log, read_log
 from training.files import write_json
-from training.presets import PRESETS
+from training.presets import PRESETS, parse
+from training.rollouts import Driver, Episode
 from wm_gym.models.controller import Controller, ControllerConfig
 from wm_gym.world_model import WorldModel
 
@@ -21,10 +22,15 @@ SMOKE = PRESETS["smoke"]
 def run(tmp_path):
     """A run of three rounds whose controllers tell who they are by their first parameter, 10 · round + candidate."""
     for number, means in enumerate(((100.0, 150.0), (290.0, 300.0), (350.0, 200.0))):
-        make_world_model().save(tmp_path / "rounds" / f"{number:03d}" / "world_model")
+        data = {"frames": 50, "episodes": {"random": 2, "own": 1}, "seeds": [4, 6]}
+        make_world_model(training=data).save(tmp_path / "rounds" / f"{number:03d}" / "world_model")
         for i, mean in enumerate(means):
             make_candidate(tmp_path, number, i)
-            append_log(tmp_path / "candidates.jsonl", {"round": number, "candidate": i, "real": {"mean": mean}})
+            scores = {"real": {"mean": mean, "std": 5.0, "episodes": 2}, "dream": {"mean": 123.0}}
+            line = {"round": number, "candidate": i, **scores, "frames": 7}
+            append_log(tmp_path / "candidates.jsonl", line)
+        append_log(tmp_path / "rounds.jsonl", line | {"collected_frames": 50, "seconds": {"vae": 90.0}})
+    write_json(tmp_path / "args.json", asdict(replace(SMOKE, run=tmp_path)))
     return tmp_path
 
 
@@ -64,7 +70,8 @@ def drives(monkeypatch, scores):
         driven.append((number, candidate, tracks))
         if isinstance(scores[driven[-1]], type):
             raise scores[driven[-1]]
-        return {"round": number, "candidate": candidate, "real": {"mean": scores[driven[-1]]}, "frames": 7}
+        real = {"mean": scores[driven[-1]], "std": 5.0, "episodes": tracks}
+        return {"round": number, "candidate": candidate, "real": real, "dream": {"mean": 123.0}, "frames": 7}
 
     monkeypatch.setattr(selection, "validate", validate)
     return driven
@@ -102,7 +109,7 @@ def test_the_best_candidates_of_all_rounds_drive_all_validation_tracks(run, monk
     assert [line["round"] for line in read_log(run / "finalists.jsonl")] == [2, 1, 1]
 
 
-def test_a_run_that_is_not_over_has_no_best_finalist(run):
+def test_a_run_that_is_not_over_is_not_bundled(run):
     with pytest.raises(FileNotFoundError, match=r"finalists\.jsonl.*training\.loop"):
         bundle.main(bundle.Args(run=run))
 
@@ -121,6 +128,29 @@ def test_a_run_chooses_among_few_candidates_that_drive(changed, tmp_path):
 def test_a_run_needs_a_round_and_a_finalist(changed, tmp_path):
     with pytest.raises(ValueError, match=r"--rounds . --finalists ."):
         loop.main(replace(SMOKE, run=tmp_path, **changed))
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"env": "Acrobot-v1"}, "in a mirror, not Acrobot-v1.*--no-mirror"),
+        ({"env_kwargs": '{"continuous": false}'}, "in a mirror, not CarRacing-v3.*--no-mirror"),
+        ({"env": "Acrobot-v1", "mirror": False}, r"Acrobot-v1: use --controller\.gradient\.steps 0 --refined 0"),
+    ],
+)
+def test_a_run_without_a_mirror_or_gradients_is_refused_before_it_begins(changed, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        loop.main(replace(SMOKE, run=tmp_path / "run", **changed))
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_drives_of_a_round_are_known_by_who_drove(tmp_path):
+    zeros = {"rewards": np.zeros(1, np.float32), "counts": np.zeros(1, np.int16), "goal": 300}
+    for seed, policy in enumerate(("scripted", "runs/a/rounds/000/population", "elsewhere/rounds/001/population")):
+        driver = Driver(policy, "own")
+        episode = Episode(seed, np.zeros((1, 3), np.float32), **zeros, terminated=False, finished=False, driver=driver)
+        episode.save(tmp_path / "rollouts")
+    assert [loop.driven_seeds(replace(SMOKE, run=tmp_path), number) for number in range(3)] == [{1}, {2}, set()]
 
 
 def test_a_round_stopped_while_its_candidates_drive_keeps_them_and_their_dream(tmp_path, monkeypatch):
@@ -160,47 +190,47 @@ def test_seconds_of_finished_stages_outlive_a_kill(tmp_path):
     assert loop.Timer(tmp_path / "seconds.json").seconds.keys() == {"vae"}
 
 
-def test_a_bundle_holds_the_best_of_a_run_and_its_card(tmp_path, monkeypatch):
+def test_a_bundle_holds_the_best_of_a_run_and_its_card(run, tmp_path, monkeypatch):
     monkeypatch.setattr(bundle, "PRETRAINED", tmp_path / "pretrained")
-    scores = {"mean": 123.0, "std": 5.0, "episodes": 10}
-    line = {"round": 0, "candidate": 0, "real": scores, "dream": scores, "frames": 7}
-    line |= {"collected_frames": 50, "seconds": {"vae": 90.0}}
-    for log in ("rounds", "candidates", "finalists"):
-        append_log(tmp_path / f"{log}.jsonl", line)
-    write_json(tmp_path / "args.json", asdict(replace(SMOKE, run=tmp_path)))
-    folder = tmp_path / "rounds" / "000"
-    data = {"frames": 50, "episodes": {"random": 2, "own": 1}, "seeds": [4, 6]}
-    make_world_model(training=data).save(folder / "world_model")
-    controller = Controller(np.full(867, 3), ControllerConfig(training={"env": "DreamCarRacing-v0"}))
-    controller.save(folder / "candidates" / "0" / "controller")
-    for picture in ("rounds.png", "curves.png", "rounds/000/strip.png", "rounds/000/gap.png"):
-        (tmp_path / picture).touch()
+    drives(monkeypatch, {(2, 0, 100): 260.0, (1, 1, 100): 240.0})
+    selection.final(replace(SMOKE, run=run, finalists=2))
+    for picture in ("rounds.png", "curves.png", "rounds/002/strip.png", "rounds/002/gap.png"):
+        (run / picture).touch()
     (tmp_path / "results").mkdir()
-    made = bundle.main(bundle.Args(tmp_path, "snow", "Note.", tmp_path / "results"))
+    made = bundle.main(bundle.Args(run, "snow", "Note.", tmp_path / "results"))
     assert made == tmp_path / "pretrained" / "snow"
     training = WorldModel.from_pretrained(made).config.training
-    assert (training["label"], training["real_frames"]) == ("from scratch", 50 + 2 * 7)
-    assert (Controller.from_pretrained(made).parameters == 3).all()
+    assert training["round"] == 2
+    assert (training["label"], training["real_frames"]) == ("from scratch", 50 + 6 * 7 + 2 * 7)
+    assert all(line["seconds"] >= 0 for line in training["finalists"])
+    assert (Controller.from_pretrained(made).parameters == 20).all()
     card = (made / "README.md").read_text()
     for said in (
         "# snow\n",
-        "its dreams only, by `python -m training.loop --preset smoke`.",
+        "by `python -m training.loop --preset smoke`.",
         "- Data: 2 random, 1 own episodes on tracks 4 to 6; 50 real frames. The whole run, its validation drives "
-        "included, used 64.",
+        "included, used 106.",
         "- Label: from scratch.",
         "- Note.",
-        "| 0 | 50 | 123 | 123 ± 5 | 123 | 1.5 |",
-        "| 0 on 10 tracks | | 123 | 123 ± 5 | | |",
+        "| 2 | 50 | 123 | 200 ± 5 | 350, 200 | 1.5 |",
+        "| 2 on 100 tracks | | 123 | 260 ± 5 | | |",
     ):
         assert said in card
     assert sum(path.suffix == ".png" for path in (tmp_path / "results").iterdir()) == 4
 
 
-def test_a_card_names_the_settings_that_differ_from_the_preset(tmp_path):
-    settings = replace(SMOKE, run=tmp_path, rounds=7, workers=7, track=False, rnn=replace(SMOKE.rnn, learning_rate=0.5))
-    write_json(tmp_path / "args.json", asdict(settings))
-    said = bundle.command(json.loads((tmp_path / "args.json").read_text()))
-    assert said == "python -m training.loop --preset smoke --rounds 7 --rnn.learning-rate 0.5"
+def test_the_command_of_a_run_names_the_settings_that_differ_from_the_preset_and_is_read_as_it_is_written(run):
+    preset = PRESETS["acrobot"]
+    model = replace(preset.vae.model, channels=(8, 8, 8, 8))
+    changed = {"rounds": 7, "workers": 7, "track": False, "env_kwargs": '{"a": "b c"}'}
+    settings = replace(preset, run=run, mirror=True, vae=replace(preset.vae, model=model), **changed)
+    settings = replace(settings, controller=replace(preset.controller, diagonal=False))
+    write_json(run / "args.json", asdict(settings))
+    selection.keep_best(run)
+    said = selection.record(run, {"round": 2})["command"]
+    assert said.startswith("python -m training.loop --preset acrobot --env-kwargs ")
+    again = parse(shlex.split(said)[3:])
+    assert again == replace(settings, run=preset.run, workers=preset.workers, track=preset.track)
 
 
 def test_the_refined_go_on_gently_from_the_best_so_far_and_all_of_them_drive(run, monkeypatch):

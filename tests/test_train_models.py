@@ -2,6 +2,7 @@
 
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 from unittest.mock import Mock
 
 import gymnasium as gym
@@ -12,7 +13,7 @@ from conftest import FRAMES, MEMORIES, contents
 
 from training import encode, train_rnn, train_vae
 from training.checkpoints import load_checkpoint, read_log
-from training.latents import LatentEpisode, Sequences
+from training.latents import LatentEpisode, Sequences, split
 from training.rollouts import Driver, Episode, episode_files, open_frames, save_frames
 from wm_gym.frames import mirror
 from wm_gym.models.mdn_rnn import MDNRNNConfig
@@ -210,10 +211,24 @@ def test_the_real_env_shows_the_z_and_h_that_training_saw(kind, encoded, tmp_pat
 
 def test_novelty_is_the_error_on_new_frames_over_the_error_on_old_ones(noise, tmp_path):
     run = shutil.copytree(noise, tmp_path / "run")
-    assert 0.9 < train_vae.novelty(run / "rollouts", run / "vae", newest=1) < 1.1
+    assert 0.9 < train_vae.novelty(run / "rollouts", run / "vae", newest={2}) < 1.1
     half = open_frames(run / "rollouts", 2, FRAMES) // 2 + 64  # noise of half the contrast
     save_frames(run / "rollouts", 2, FRAMES, half)
-    assert 0.2 < train_vae.novelty(run / "rollouts", run / "vae", newest=1) < 0.3
+    assert 0.2 < train_vae.novelty(run / "rollouts", run / "vae", newest={2}) < 0.3
+
+
+@pytest.mark.parametrize("seeds", [[5], [1, 2], [4, 5, 6], [0, 1, 2, 3, 4, 5, 6, 7, 8]])
+def test_what_is_held_out_stays_so_whichever_episodes_come(seeds):
+    def episodes(*seeds):
+        return [SimpleNamespace(seed=seed) for seed in seeds]
+
+    trained, held_out = split(episodes(*seeds), 4)
+    assert held_out and trained
+    known = {each.seed for each in held_out if each.seed % 4 == 0}
+    _, later = split(episodes(*sorted([*seeds, 2, 3, 8, 9, 10])), 4)
+    assert {each.seed for each in later} == known | {8}
+    if len(seeds) > 1:
+        assert not {each.seed for each in trained} & {each.seed for each in held_out}
 
 
 # --- in a mirror -----------------------------------------------------------------------------------------------------
@@ -274,11 +289,14 @@ def test_v_sees_half_of_the_frames_in_a_mirror(noise, tmp_path, monkeypatch):
     assert not torch.equal(mine["mu.weight"], its["mu.weight"])
 
 
+@pytest.mark.parametrize("task", [("Acrobot-v1", {}), ("CarRacing-v3", {"continuous": False})])
 @pytest.mark.parametrize("stage", [train_vae, encode, train_rnn])
-def test_other_envs_have_no_mirror(stage, noise, tmp_path, monkeypatch):
-    acrobot = TaskConfig.of("Acrobot-v1")
-    monkeypatch.setattr(stage, "load_task", lambda folder: acrobot, raising=False)
-    monkeypatch.setattr(TaskConfig, "from_dict", lambda fields: acrobot)
+def test_other_tasks_have_no_mirror(stage, task, noise, tmp_path, monkeypatch):
+    other = TaskConfig.of(task[0], **task[1])
+    monkeypatch.setattr(stage, "load_task", lambda folder: other, raising=False)
+    monkeypatch.setattr(TaskConfig, "from_dict", lambda fields: other)
     how = replace(encoding(noise), out=tmp_path) if stage is encode else training(stage, noise, tmp_path)
-    with pytest.raises(ValueError, match="CarRacing-v3 is known in a mirror, not Acrobot-v1"):
+    with pytest.raises(
+        ValueError, match=f"CarRacing-v3 with its continuous actions is known in a mirror, not {task[0]}"
+    ):
         stage.main(replace(how, mirror=True))

@@ -34,7 +34,7 @@ SMALL = {
 def small(monkeypatch):
     """Hyperparameters for a training of seconds."""
 
-    def settings(algo, env):
+    def settings(algo, env, actions):
         early = (
             {"learning_starts": 150, "buffer_size": 1000}
             if issubclass(algorithm(algo), train_sb3.OffPolicyAlgorithm)
@@ -118,6 +118,21 @@ def test_a_training_killed_before_its_last_validation_is_logged_makes_it_again(
     assert line["steps"] >= 200 and best.is_file()
 
 
+def test_minutes_of_an_agent_that_was_killed_while_it_was_validated_count(
+    small, monkeypatch, world_model_folder, tmp_path
+):
+    monkeypatch.setattr(train_sb3, "film", lambda args: None)
+    settings = training(world_model_folder, tmp_path, steps=10**9, minutes=0.05)
+    with monkeypatch.context() as patch:
+        patch.setattr(train_sb3, "append_log", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            train_sb3.main(settings)
+    monkeypatch.setattr(algorithm("ppo"), "learn", lambda *_, **__: pytest.fail("trained on"))
+    train_sb3.main(settings)
+    (line,) = read_log(tmp_path / "log.jsonl")
+    assert line["minutes"] >= 0.05
+
+
 def test_hands_tremble_in_the_dream_alone(small, monkeypatch, world_model_folder, tmp_path):
     made = Mock(side_effect=train_sb3.SB3VecEnv)
     monkeypatch.setattr(train_sb3, "film", lambda args: None)
@@ -187,6 +202,8 @@ def test_the_best_agent_is_kept_and_filmed(small, monkeypatch, world_model_folde
     monkeypatch.setattr(train_sb3, "summarize", summary)
     best = train_sb3.main(training(world_model_folder, tmp_path, steps=300, evaluations=3))
     assert best.read_bytes() == saved[1] != saved[2]
+    kept = [tmp_path / "checkpoints" / str(line["steps"]) / "ppo.zip" for line in read_log(tmp_path / "log.jsonl")]
+    assert [path.read_bytes() for path in kept] == saved
     assert (tmp_path / "drive.mp4").stat().st_size > 1000
 
 

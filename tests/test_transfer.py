@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from benchmarks import calibration, transfer
 from training.encode import fingerprint
 from training.latents import LatentEpisode
+from wm_gym.models.controller import Controller
 from wm_gym.models.memory import sample_mixture
 from wm_gym.world_model import WorldModel
 
@@ -73,6 +74,31 @@ def test_calibration_knows_a_calibrated_mixture_from_a_shifted_one():
     assert good["pit"]["distance"] < 0.03 < 0.2 < bad["pit"]["distance"]
     assert sum(good["pit"]["shares"]) == pytest.approx(1)
     assert good["end"]["ends"] == 1 and 0 < good["end"]["recall"] < 0.2
+
+
+def test_all_members_of_a_population_drive(tmp_path):
+    Controller(np.arange(3 * 867.0).reshape(3, 867)).save(tmp_path / "population")
+    population = Controller.from_pretrained(tmp_path / "population")
+    found = transfer.members("some/population", population)
+    assert list(found) == ["some/population/0", "some/population/1", "some/population/2"]
+    assert [each.parameters[0] for each in found.values()] == [0, 867, 2 * 867]
+    assert transfer.members("one", population.member(1))["one"].parameters[0] == 867
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "together"),
+    [
+        ("runs/ppo/checkpoints/100/ppo.zip", "runs/ppo/checkpoints/200/ppo.zip", True),
+        ("runs/ppo/checkpoints/100/ppo.zip", "runs/ppo/best/ppo.zip", True),
+        ("runs/ppo/checkpoints/100/ppo.zip", "runs/sac/checkpoints/100/sac.zip", False),
+        ("sought/0", "sought/1", True),
+        ("sought/0", "found/0", False),
+        ("constant: coast", "constant: full gas", True),
+        ("constant: coast", "random", False),
+    ],
+)
+def test_policies_of_a_kind_are_drawn_together(one, other, together):
+    assert (transfer.group(one) == transfer.group(other)) is together
 
 
 def test_the_command_measures_draws_and_goes_on(world_model_folder, tmp_path, monkeypatch):

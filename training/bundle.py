@@ -7,25 +7,15 @@ Run again after the benchmarks: the card shows their figures.
 
 from __future__ import annotations
 
-import json
 import shutil
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import tyro
 
-from training.checkpoints import read_log
-from training.files import leaves
-from training.presets import PRESETS
-from training.selection import keep_best
 from wm_gym.artifact import PRETRAINED
-from wm_gym.card import data_label
 from wm_gym.models.controller import Controller
 from wm_gym.world_model import WorldModel
-
-ALIKE = ("run", "workers", "ray", "track")
-"""Settings with which a run comes to the same."""
 
 
 @dataclass
@@ -42,42 +32,20 @@ class Args:
     """folder of the benchmarks' JSON"""
 
 
-def command(settings: dict[str, Any]) -> str:
-    """Return the command that comes to a run's result: its preset, and all settings that differ, but for `ALIKE`."""
-    preset = settings["preset"]
-    given, usual = (
-        dict(leaves(each)) for each in (settings, json.loads(json.dumps(asdict(PRESETS[preset]), default=str)))
-    )
-    flags = [
-        f"--{name.replace('_', '-')} {value}"
-        for name, value in given.items()
-        if name in usual and value != usual[name] and name not in ALIKE
-    ]
-    return " ".join([f"python -m training.loop --preset {preset}", *flags])
-
-
 def main(args: Args) -> Path:
-    """Copy the run's result and its pictures, write the card and return the bundle's folder."""
-    finalist = keep_best(args.run, "finalists.jsonl")
-    rounds, candidates, finalists = (
-        read_log(args.run / f"{name}.jsonl") for name in ("rounds", "candidates", "finalists")
-    )
-    best = rounds[finalist["round"]]
-    folder = PRETRAINED / args.name
-    model = WorldModel.load(args.run / "best" / "world_model")
-    training = {
-        **model.config.training,
-        "command": command(json.loads((args.run / "args.json").read_text())),
-        "round": best["round"],
-        "label": data_label(model.config.training["episodes"]),
-        "real_frames": rounds[-1]["collected_frames"] + sum(line["frames"] for line in candidates + finalists),
-        "rounds": rounds,
-        "candidates": candidates,
-        "finalists": finalists,
-    }
-    model.config = replace(model.config, training=training)
-    model.push_to_hub(folder, Controller.from_pretrained(args.run / "best" / "controller"), args.results, args.note)
-    drawn = Path("rounds") / f"{best['round']:03d}"
+    """Copy the run's result and its pictures, write the card and return the bundle's folder.
+
+    Raises:
+        FileNotFoundError: for a run that is not over.
+    """
+    best = args.run / "best"
+    if not (args.run / "finalists.jsonl").is_file():
+        raise FileNotFoundError(
+            f"{args.run}/finalists.jsonl: not there yet; let training.loop go on with this run first"
+        )
+    model, folder = WorldModel.load(best / "world_model"), PRETRAINED / args.name
+    model.push_to_hub(folder, Controller.from_pretrained(best / "controller"), args.results, args.note)
+    drawn = Path("rounds") / f"{model.config.training['round']:03d}"
     for picture in ("rounds.png", "curves.png", drawn / "strip.png", drawn / "gap.png"):
         shutil.copy(args.run / picture, args.results)
     return folder

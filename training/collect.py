@@ -65,6 +65,8 @@ class Args:
     """as wm_gym.load_policy takes it: "random", "scripted" or "scripted-varied" (privileged), a controller's folder"""
     world_model: Path | None = None
     """folder of the world model whose latents the policy sees; not needed by "random" and "scripted" drives"""
+    own: bool = False
+    """the policy was made of this folder's episodes alone; any but random drives are labelled privileged otherwise"""
     members: int = 0
     """let this many members of a population of controllers drive in turn"""
     burst_rate: float = 0.0
@@ -185,12 +187,21 @@ def replay(job: Replay) -> Driven:
 
 
 def new_drives(args: Args, task: TaskConfig) -> list[Drive]:
-    """Return the drives that are missing from the folder, of its first unused seeds."""
+    """Return the drives that are missing from the folder, of its first unused seeds.
+
+    Raises:
+        ValueError: when there are not so many seeds from the first one on.
+    """
     taken = {int(path.stem) for path in episode_files(args.out)}
     missing = max(0, args.episodes - len(taken))
-    seeds = itertools.islice((seed for seed in TRAINING_SEEDS[args.first_seed :] if seed not in taken), missing)
-    privileged = args.policy.startswith("scripted")
-    label = "privileged" if privileged else "random" if args.policy == "random" else "own"
+    free = (seed for seed in range(args.first_seed, TRAINING_SEEDS.stop) if seed not in taken)
+    seeds = list(itertools.islice(free, missing))
+    if args.first_seed not in TRAINING_SEEDS or len(seeds) < missing:
+        raise ValueError(
+            f"training tracks are 0 to {TRAINING_SEEDS.stop - 1}: no {missing} unused ones from --first-seed "
+            f"{args.first_seed} on"
+        )
+    label = "own" if args.own else "random" if args.policy == "random" else "privileged"
     world_model = None if args.world_model is None else str(args.world_model)
     driver = Driver(args.policy, label, args.burst_rate, args.burst_length, world_model)
     return [

@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import re
+import shlex
 import shutil
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -106,3 +107,23 @@ def leaves(settings: dict[str, Any], prefix: str = "", separator: str = ".") -> 
             yield from leaves(value, f"{prefix}{name}{separator}", separator)
         else:
             yield f"{prefix}{name}", value
+
+
+def flags(settings: dict[str, Any], usual: dict[str, Any], alike: Collection[str] = ()) -> list[str]:
+    """Return the flags, as a command line takes them, of settings that differ from the usual ones.
+
+    Args:
+        settings: JSON-able, or with a ``str``; may be nested.
+        usual: the same with other values; what is missing in it is no flag's.
+        alike: names of settings that are left out.
+    """
+    given, others = (dict(leaves(json.loads(json.dumps(each, default=str)))) for each in (settings, usual))
+    found = []
+    for name, value in given.items():
+        if name not in others or value == others[name] or name in alike:
+            continue
+        *groups, last = name.replace("_", "-").split(".")
+        flag = ".".join([*groups, f"no-{last}" if value is False else last])
+        values = [] if isinstance(value, bool) else value if isinstance(value, list) else [value]
+        found.append(" ".join([f"--{flag}", *(shlex.quote(str(each)) for each in values)]))
+    return found

@@ -98,6 +98,17 @@ def load_latents(folder: Path, fingerprint: str) -> list[LatentEpisode]:
     return [LatentEpisode.load(path) for path in paths]
 
 
+def split(episodes: Sequence[LatentEpisode], held_out: int) -> tuple[list[LatentEpisode], list[LatentEpisode]]:
+    """Return the episodes that are trained on, and those that are only validated on.
+
+    These are every so many-th seed, whichever other episodes there are: what was trained on once is never held out. Of
+    too few episodes the first one is held out, and trained on too if it is alone.
+    """
+    apart = [each for each in episodes if each.seed % held_out == 0] or list(episodes[:1])
+    seeds = {each.seed for each in apart}
+    return [each for each in episodes if each.seed not in seeds] or list(episodes), apart
+
+
 @dataclass(frozen=True)
 class Sequences:
     """A batch of B padded episodes; step t leads from frame t to frame t + 1.

@@ -29,11 +29,12 @@ from training.closed_loop import VALIDATION_SEEDS
 from training.files import alone, keep_settings, write_json
 from training.pictures import draw_progress, draw_round
 from training.presets import FREE, MOST_CANDIDATES, SEED_TRACKS, Args, parse
-from training.rollouts import Episode, episode_files
+from training.rollouts import Episode, check_mirror, episode_files
 from training.selection import choose, final, keep_best
 from training.tracking import track, tracking
 from wm_gym.models.controller import Controller
 from wm_gym.registration import env_ids
+from wm_gym.tasks import TaskConfig
 from wm_gym.world_model import WorldModel
 
 MEMORY_SEEDS = 1000
@@ -96,13 +97,6 @@ def memories(args: Args) -> list[Path]:
     return [args.run / "rnn", *(args.run / f"rnn-{i}" for i in range(1, args.memories))]
 
 
-def own_seeds(args: Args, number: int) -> range:
-    """Return the tracks that the candidates of round ``number`` drive."""
-    before = args.random_episodes + args.scripted_episodes + number * args.own_episodes
-    first = args.seed * SEED_TRACKS + before
-    return range(first, first + args.own_episodes)
-
-
 def own_drives(args: Args, number: int) -> collect.Args:
     """Return what the candidates of round ``number`` are to drive, in turn."""
     folder = args.run / "rounds" / f"{number:03d}"
@@ -110,10 +104,11 @@ def own_drives(args: Args, number: int) -> collect.Args:
         out=args.run / "rollouts",
         env=args.env,
         env_kwargs=args.env_kwargs,
-        episodes=own_seeds(args, number).stop - args.seed * SEED_TRACKS,
+        episodes=args.random_episodes + args.scripted_episodes + (number + 1) * args.own_episodes,
         first_seed=args.seed * SEED_TRACKS,
         policy=str(folder / "population"),
         members=args.candidates,
+        own=True,
         world_model=folder / "world_model",
         burst_rate=args.own_burst_rate,
         max_steps=args.max_steps,
@@ -151,13 +146,20 @@ def find_candidates(args: Args, number: int) -> None:
     Controller(parameters[best], replace(found[0].config, training={})).save(folder / "population")
 
 
+def driven_seeds(args: Args, number: int) -> set[int]:
+    """Return the tracks that the candidates of round ``number`` drove."""
+    episodes = (Episode.load(path) for path in episode_files(args.run / "rollouts"))
+    population = ("rounds", f"{number:03d}", "population")
+    return {each.seed for each in episodes if Path(each.driver.policy).parts[-3:] == population}
+
+
 def vae_epochs(args: Args, number: int) -> int:
     """Return how many epochs V is trained for by round ``number``: more where it does not know the newest frames."""
     if number == 0:
         return args.vae.epochs
     note = args.run / "rounds" / f"{number:03d}" / "vae.json"
     if not note.is_file():
-        ratio = train_vae.novelty(args.run / "rollouts", args.run / "vae", args.own_episodes)
+        ratio = train_vae.novelty(args.run / "rollouts", args.run / "vae", driven_seeds(args, number - 1))
         more = args.vae_epochs + args.vae.decoder_epochs if ratio > args.vae_tolerance else 0
         write_json(note, {"novelty": ratio, "epochs": vae_epochs(args, number - 1) + more})
     return json.loads(note.read_text())["epochs"]
@@ -207,7 +209,7 @@ def main(args: Args) -> dict[str, Any]:
 
     Raises:
         ValueError: for no rounds, finalists or memories, none to doubt, too many or too few candidates or refined ones,
-            or a seed out of range.
+            a seed out of range, or a mirror or gradients where there are none.
     """
     if not 0 <= args.seed < len(collect.TRAINING_SEEDS) // SEED_TRACKS:
         raise ValueError(
@@ -231,6 +233,12 @@ def main(args: Args) -> dict[str, Any]:
         raise ValueError(f"of {args.candidates} candidates 0 to all are refined, got --refined {args.refined}")
     if args.memories == 1 and args.controller.objective.doubt:
         raise ValueError("a lone memory has no one to doubt it: use --memories 2, or --controller.objective.doubt 0")
+    task = TaskConfig.of(args.env, **json.loads(args.env_kwargs))
+    check_mirror(args.mirror, task)
+    if task.actions.discrete and (args.controller.gradient.steps or (args.refined and args.refine.steps)):
+        raise ValueError(
+            f"no gradient flows through the choices of {args.env}: use --controller.gradient.steps 0 --refined 0"
+        )
     keep_settings(args.run / "args.json", asdict(args), FREE)
     log = args.run / "rounds.jsonl"
     for number in range(len(read_log(log)), args.rounds):

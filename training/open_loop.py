@@ -23,7 +23,7 @@ from torch import Tensor
 
 from training.encode import fingerprint
 from training.files import write_json
-from training.latents import LatentEpisode, Sequences, draw, load_latents
+from training.latents import LatentEpisode, Sequences, draw, load_latents, split
 from training.pictures import save_figure
 from wm_gym.car_racing import CAR_RACING
 from wm_gym.dream import Dream
@@ -217,8 +217,8 @@ def report(model: WorldModel, episodes: Sequence[LatentEpisode], out: Path, **se
 def main(args: Args) -> dict[str, Any]:
     """Compare and return the report."""
     model = WorldModel.from_pretrained(args.world_model)
-    episodes = load_latents(args.latents, fingerprint(model.vae))[:: args.held_out]
-    compared = report(model, episodes, args.out, horizons=args.horizons, moments=args.moments, seed=args.seed)
+    _, held_out = split(load_latents(args.latents, fingerprint(model.vae)), args.held_out)
+    compared = report(model, held_out, args.out, horizons=args.horizons, moments=args.moments, seed=args.seed)
     print(f"{compared['moments']} moments of {compared['drives']} drives")
     print(f"{'steps':>6} {'z error / copying':>18} {'gained dreamt':>14} {'real':>8}")
     for line in compared["horizons"]:

@@ -112,8 +112,11 @@ def load_task(folder: Path) -> TaskConfig:
 
 def check_mirror(mirror: bool, task: TaskConfig) -> None:
     """Raise ValueError for a mirror of another task than CarRacing's: what others look like there is not known."""
-    if mirror and task.env != CAR_RACING.env:
-        raise ValueError(f"only {CAR_RACING.env} is known in a mirror, not {task.env}: use --no-mirror")
+    if mirror and (task.env, task.actions) != (CAR_RACING.env, CAR_RACING.actions):
+        raise ValueError(
+            f"only {CAR_RACING.env} with its continuous actions is known in a mirror, not {task.env} with "
+            f"{task.actions}: use --no-mirror"
+        )
 
 
 def episode_files(folder: Path) -> list[Path]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import time
 from collections.abc import Iterable
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from shutil import copyfileobj
@@ -12,11 +15,15 @@ from training import closed_loop
 from training.checkpoints import append_log, read_log
 from training.closed_loop import VALIDATION_SEEDS
 from training.driving import drive
-from training.files import write_atomic
-from training.presets import Args
+from training.files import flags, write_atomic
+from training.presets import PRESETS, Args
+from wm_gym.card import data_label
 from wm_gym.models.controller import Controller
 from wm_gym.registration import env_ids
 from wm_gym.world_model import WorldModel
+
+ALIKE = ("run", "workers", "ray", "track")
+"""Settings with which a run comes to the same."""
 
 
 def validate(args: Args, number: int, candidate: int, tracks: int) -> dict[str, Any]:
@@ -94,14 +101,46 @@ def keep_best(run: Path, log: str = "candidates.jsonl") -> dict[str, Any]:
     return best
 
 
+def record(run: Path, best: dict[str, Any]) -> dict[str, Any]:
+    """Return what a run's result came from: command, data, real frames, seconds, and the scores of all candidates.
+
+    Args:
+        run: folder of a run that is over.
+        best: the result's line of ``finalists.jsonl``.
+    """
+    settings = json.loads((run / "args.json").read_text())
+    names = ("rounds", "candidates", "finalists")
+    rounds, candidates, finalists = (read_log(run / f"{name}.jsonl") for name in names)
+    training = WorldModel.load(run / "best" / "world_model").config.training
+    preset = settings["preset"]
+    return {
+        **training,
+        "command": " ".join(
+            [f"python -m training.loop --preset {preset}", *flags(settings, asdict(PRESETS[preset]), ALIKE)]
+        ),
+        "round": best["round"],
+        "label": data_label(training["episodes"]),
+        "real_frames": rounds[-1]["collected_frames"] + sum(line["frames"] for line in candidates + finalists),
+        **dict(zip(names, (rounds, candidates, finalists), strict=True)),
+    }
+
+
 def final(args: Args) -> dict[str, Any]:
-    """Let the best candidates of all rounds drive all validation tracks, and keep and return the best of them."""
+    """Let the best candidates of all rounds drive all validation tracks; keep the best of them, and return its line.
+
+    Its world model says what it came from (see `record`).
+    """
     lines = sorted(read_log(args.run / "candidates.jsonl"), key=lambda line: -line["real"]["mean"])
     log = args.run / "finalists.jsonl"
     done = {(line["round"], line["candidate"]) for line in read_log(log)}
     for line in lines[: args.finalists]:
         if (line["round"], line["candidate"]) not in done:
-            append_log(log, validate(args, line["round"], line["candidate"], len(VALIDATION_SEEDS)))
+            start = time.monotonic()
+            driven = validate(args, line["round"], line["candidate"], len(VALIDATION_SEEDS))
+            append_log(log, {**driven, "seconds": round(time.monotonic() - start, 1)})
     best = keep_best(args.run, log.name)
     _settle(args.run, best)
+    model = WorldModel.load(args.run / "best" / "world_model")
+    model.config = replace(model.config, training=record(args.run, best))
+    model.save(args.run / "best" / "world_model")
     return best

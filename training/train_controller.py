@@ -120,12 +120,13 @@ def evaluate(
 
 def evaluate_real(
     args: Args, members: npt.NDArray[np.floating], seeds: npt.NDArray[np.int64], config: ControllerConfig
-) -> npt.NDArray[np.float64]:
-    """Return each member's mean score over real tracks, ``(M,)``, for parameters ``(M, P)``."""
+) -> tuple[npt.NDArray[np.float64], int]:
+    """Return each member's mean score over real tracks, ``(M,)``, for parameters ``(M, P)``, and the frames it took."""
     episodes = [(int(seed), member) for member in range(len(members)) for seed in seeds]
     workers, how = args.lanes or len(episodes), {"max_episode_steps": args.max_steps}
     drives = drive_real(Controller(members, config), args.world_model, episodes, workers, args.ray, **how)
-    return np.array([each.result.score for each in drives]).reshape(len(members), len(seeds)).mean(axis=1)
+    scores = np.array([each.result.score for each in drives]).reshape(len(members), len(seeds)).mean(axis=1)
+    return scores, sum(each.result.steps + 1 for each in drives)
 
 
 def hard_dreams(
@@ -227,9 +228,9 @@ def main(args: Args) -> Path:
             members = complete(samples)
             seeds = rng.choice(len(TRAINING_SEEDS), args.rollouts, replace=False)
             if args.env == dream:
-                scores = evaluate(envs, members, seeds, config)
+                scores, frames = evaluate(envs, members, seeds, config), 0
             else:
-                scores = evaluate_real(args, members, seeds, config)
+                scores, frames = evaluate_real(args, members, seeds, config)
             evolution.tell(samples, list(-scores))
             training = {"env": args.env, "generation": generation + 1, "population_score": float(scores.mean())}
             how: dict[str, Any] = {"refined": args.parent is not None}
@@ -243,6 +244,7 @@ def main(args: Args) -> Path:
                 "best": float(scores.max()),
                 "std": float(scores.std()),
                 "sigma": float(evolution.sigma),
+                "frames": frames,
             }
             append_log(log, line)
             write_atomic(args.out / STATE, lambda file: file.write(evolution.pickle_dumps()))

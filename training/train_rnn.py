@@ -25,7 +25,7 @@ from training.checkpoints import append_log, cosine, cut_log, load_checkpoint, s
 from training.device import choose_device
 from training.encode import load_vae
 from training.files import alone, keep_settings
-from training.latents import LatentEpisode, Sequences, draw, load_latents
+from training.latents import LatentEpisode, Sequences, draw, load_latents, split
 from training.rollouts import check_mirror
 from training.tracking import track, tracking
 from wm_gym.car_racing import CAR_RACING, lap_reward
@@ -72,7 +72,7 @@ class Args:
     """see half of CarRacing's drives, drawn anew at each pass, in a mirror: its tracks bend to the left, four times of
     five"""
     held_out: int = 20
-    """every so many-th episode is only validated on"""
+    """episodes whose seed it divides are only validated on"""
     starts: int = 512
     """starts kept of episodes, and as many from the middle of drives"""
     window: int = 24
@@ -202,8 +202,7 @@ def main(args: Args) -> Path:
     device = choose_device(args.device, args.tf32)
     encoder = load_checkpoint(args.latents / "vae.pt")
     episodes = load_latents(args.latents, encoder["fingerprint"])
-    held_out = episodes[:: args.held_out]
-    trained = [episode for i, episode in enumerate(episodes) if i % args.held_out] or episodes
+    trained, held_out = split(episodes, args.held_out)
     task = TaskConfig.from_dict(encoder["task"])
     check_mirror(args.mirror, task)
     mirrored = [episode.in_mirror() for episode in trained] if args.mirror else []

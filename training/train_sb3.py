@@ -4,7 +4,8 @@
     python -m training.train_sb3 --algo sac --env LatentCarRacing-v0 --minutes 60 --out runs/sac-real
 
 The same command goes on where the last one was stopped, from its last validation. What was trained is
-``<out>/<algo>.zip``, what validated best is ``<out>/best/<algo>.zip``; `wm_gym.load_policy` takes both. A zip holds
+``<out>/<algo>.zip``, what validated best is ``<out>/best/<algo>.zip``, and each validation's agent is kept as
+``<out>/checkpoints/<steps>/<algo>.zip``; `wm_gym.load_policy` takes all of them. A zip holds
 pickles, and so does the replay buffer beside it: go on only with a folder that you trust.
 """
 
@@ -27,7 +28,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from stable_baselines3.common.vec_env import VecEnv, VecMonitor, VecNormalize
+from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 from torch.nn.utils import parameters_to_vector
 from tqdm import tqdm
 
@@ -38,7 +39,7 @@ from training.device import choose_device
 from training.drives import drive, write_video
 from training.files import alone, keep_settings, write_atomic
 from training.presets import MOST_CANDIDATES
-from training.shaping import Tremble, make_weighed
+from training.shaping import Tremble, make_weighed, scale_rewards
 from training.tracking import track, track_video, tracking
 from wm_gym.evaluate import EpisodeResult, make_lanes, rollout, summarize
 from wm_gym.policies import Policy, RescaledPolicy, load_policy
@@ -98,8 +99,8 @@ NORMALIZED = "vecnormalize.pkl"
 """What the rewards were scaled by."""
 
 
-def hyperparameters(algo: str, env: str) -> dict[str, Any]:
-    """Return what the file of an algorithm says for an env, in rl_zoo3's names; else what lets it learn."""
+def hyperparameters(algo: str, env: str, actions: int) -> dict[str, Any]:
+    """Return what an algorithm's file says for an env, in rl_zoo3's names; else what lets it learn so many actions."""
     file = HYPERPARAMETERS / f"{algo}.yml"
     if file.is_file() and env in (found := yaml.safe_load(file.read_text())):
         return found[env]
@@ -114,19 +115,8 @@ def hyperparameters(algo: str, env: str) -> dict[str, Any]:
     if issubclass(algorithm(algo), OffPolicyAlgorithm):
         settings["buffer_size"] = 200_000  # 576 numbers a step: a million would take 2.3 GB
     if algo in ("ddpg", "td3"):
-        settings["action_noise"] = NormalActionNoise(np.zeros(3), np.full(3, 0.1))
+        settings["action_noise"] = NormalActionNoise(np.zeros(actions), np.full(actions, 0.1))
     return settings
-
-
-def scale_rewards(envs: VecEnv, normalize: dict[str, Any], kept: Path) -> VecNormalize:
-    """Return envs whose rewards are divided by the running deviation of returns, that of a kept file if there is one.
-
-    Raises:
-        ValueError: for observations that are to be normalised: an agent is saved without what it would need to drive.
-    """
-    if normalize.get("norm_obs", True):
-        raise ValueError(f"only rewards can be normalised: set norm_obs to false, got {normalize}")
-    return VecNormalize.load(str(kept), envs) if kept.is_file() else VecNormalize(envs, **normalize)
 
 
 class Tracked(KVWriter):
@@ -160,7 +150,7 @@ class Course(BaseCallback):
         self.args, self.agent, self.steps, self.log = args, agent, steps, args.out / "log.jsonl"
         self.num_timesteps = agent.num_timesteps
         lines = read_log(self.log)
-        self.seconds, self.since = 60 * lines[-1]["minutes"] if lines else 0.0, time.monotonic()
+        self.seconds, self.since = 60 * getattr(agent, "minutes", 0.0), time.monotonic()
         self.validated = self.share(lines[-1]["steps"], lines[-1]["minutes"]) if lines else 0
         if len(lines) - self.validated + args.evaluations > MOST_CANDIDATES:
             raise ValueError(
@@ -190,14 +180,17 @@ class Course(BaseCallback):
         """Save the agent, validate it, log what came out, and keep it as the best one if it is."""
         self.seconds += time.monotonic() - self.since
         args, name = self.args, f"{self.args.algo}.zip"
+        self.agent.minutes = self.seconds / 60  # saved with it
         if isinstance(self.agent, OffPolicyAlgorithm):
             write_atomic(args.out / "replay_buffer.pkl", lambda file: self.agent.save_replay_buffer(file))
         if (normalized := self.agent.get_vec_normalize_env()) is not None:
             write_atomic(args.out / NORMALIZED, lambda file: pickle.dump(normalized, file))
         write_atomic(args.out / name, self.agent.save)
+        checkpoint = args.out / "checkpoints" / str(self.num_timesteps) / name
+        write_atomic(checkpoint, lambda file: file.write((args.out / name).read_bytes()))
         lanes, solved = (args.tracks, args.workers), task_of(args.world_model).solved
         dream, real = (validate(args, self.agent, *each) for each in zip(env_ids(args.world_model), lanes, strict=True))
-        line: dict[str, Any] = {"steps": self.num_timesteps, "minutes": self.seconds / 60}
+        line: dict[str, Any] = {"steps": self.num_timesteps, "minutes": self.agent.minutes}
         line |= {"real": summarize(real, solved), "dream": summarize(dream, solved)}
         line["frames"] = sum(each.steps + 1 for each in real)
         if line["real"]["mean"] > max((each["real"]["mean"] for each in read_log(self.log)), default=-math.inf):
@@ -252,7 +245,8 @@ def main(args: Args) -> Path:
         raise ValueError("a tremble is for dreams: use --disturbance 0 on the real env")
     if not 1 <= args.evaluations <= MOST_CANDIDATES:
         raise ValueError(f"a run validates 1 to {MOST_CANDIDATES} times, got --evaluations {args.evaluations}")
-    kind, found = algorithm(args.algo), hyperparameters(args.algo, args.env)
+    kind = algorithm(args.algo)
+    found = hyperparameters(args.algo, args.env, task_of(args.world_model).actions.size)
     lanes, steps = args.lanes or found["n_envs"], args.steps or found["n_timesteps"]
     keep_settings(args.out / "args.json", asdict(args) | {"hyperparameters": found}, FREE)
     ours = ("n_envs", "n_timesteps", "env_wrapper", "normalize")
@@ -280,8 +274,8 @@ def main(args: Args) -> Path:
         agent = kind(env=envs, seed=args.seed, device=device, **settings)
     agent.set_logger(Logger(None, [Tracked()]))
     course = Course(args, agent, steps)
-    if saved.is_file() and course.share(agent.num_timesteps, 0) > course.validated:  # killed before it was logged
-        course.validated = course.share(agent.num_timesteps, 0)
+    if saved.is_file() and (due := course.share(agent.num_timesteps, agent.minutes)) > course.validated:
+        course.validated = due  # killed before it was logged
         course.keep()
     if course.validated < args.evaluations:
         with suppress(Finished):

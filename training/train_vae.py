@@ -5,7 +5,7 @@ python -m training.train_vae --rollouts runs/mine/rollouts --out runs/mine/vae -
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -100,20 +100,20 @@ class FrameSet:
 
 
 @torch.inference_mode()
-def novelty(rollouts: Path, vae: Path, newest: int, sampled: int = 1000) -> float:
-    """Return V's squared error on frames of the newest episodes, over that on frames of all before them.
+def novelty(rollouts: Path, vae: Path, newest: Collection[int], sampled: int = 1000) -> float:
+    """Return V's squared error on frames of the newest episodes, over that on frames of all others.
 
     Args:
         rollouts: folder of episodes with cached frames.
         vae: folder of V's checkpoint.
-        newest: how many of the episodes, counted from the last, are new.
+        newest: their seeds.
         sampled: frames of each kind that are looked at.
     """
     checkpoint = load_checkpoint(vae / "checkpoint.pt")
     model = load_vae(checkpoint)
     seeds = [int(path.stem) for path in episode_files(rollouts)]
     errors = []
-    for part in (seeds[-newest:], seeds[:-newest]):
+    for part in ([seed for seed in seeds if seed in newest], [seed for seed in seeds if seed not in newest]):
         frames = FrameSet(rollouts, checkpoint["frames"], part)
         chosen = np.random.default_rng(0).choice(len(frames), min(sampled, len(frames)), replace=False)
         batch = frames[np.sort(chosen)]

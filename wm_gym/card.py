@@ -49,7 +49,7 @@ def card(
         name: what `WorldModel.from_pretrained` takes.
         config: the world model's; its ``training`` tells of data and rounds, as far as it was kept.
         controller: config of the controller that goes with it.
-        results: folder of the benchmarks' JSON. Figures that name another world model are left out.
+        results: folder of the benchmarks' JSON. Figures of another world model or controller are left out.
         note: what else the card should say.
 
     Raises:
@@ -61,7 +61,8 @@ def card(
     lines = [f"# {name}", "", *_what(config, controller), "", use.format(name=name)]
     if controller is not None:
         lines.append(f'controller = wm_gym.Controller.from_pretrained("{name}")')
-    lines += ["```", "", *_data_lines(training), *([f"- {note}"] if note else []), *_result_lines(training, results)]
+    lines += ["```", "", *_data_lines(training), *([f"- {note}"] if note else [])]
+    lines += [*_result_lines(training, controller, results)]
     lines += _rounds_table(training)
     content = {key: value for key, value in asdict(config).items() if key != "training"}
     lines += ["", "```json", json.dumps(content, indent=2), "```"]
@@ -89,8 +90,11 @@ def _data_lines(training: Mapping[str, Any]) -> list[str]:
     return [data, f"- Label: {data_label(training['episodes'])}."]
 
 
-def _result_lines(training: Mapping[str, Any], results: str | Path | None) -> list[str]:
-    lines, mine = {}, json.loads(json.dumps(training))
+def _result_lines(
+    training: Mapping[str, Any], controller: ControllerConfig | None, results: str | Path | None
+) -> list[str]:
+    lines = {}
+    mine, driver = json.loads(json.dumps([training, None if controller is None else controller.training]))
     for file, describe in (
         ("score.json", _score_line),
         ("reconstruction.json", _reconstruction_line),
@@ -98,7 +102,7 @@ def _result_lines(training: Mapping[str, Any], results: str | Path | None) -> li
     ):
         if results is not None and (path := Path(results) / file).is_file():
             content = json.loads(path.read_text())
-            if content.get("training", mine) == mine:
+            if content.get("training", mine) == mine and content.get("controller", driver) == driver:
                 lines[file] = describe(content)
     lines.setdefault("score.json", "- Score on the 100 test tracks: not measured.")
     return list(lines.values())

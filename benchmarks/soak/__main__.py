@@ -28,7 +28,17 @@ PARTS: dict[str, Callable[[int], dict[str, Any]]] = {
     "steps": lambda seed: steps.run(10_000_000, 1000, seed),
 }
 
-WRONG = ("lost", "different", "left", "wrong", "not_finite", "out_of_bounds", "outside_the_space")
+WRONG = (
+    "lost",
+    "different",
+    "left",
+    "wrong",
+    "not_finite",
+    "out_of_bounds",
+    "outside_the_space",
+    "beyond_reach",
+    "leaks",
+)
 """Figures that must be empty or zero."""
 
 

@@ -125,11 +125,20 @@ def state(folder: Path) -> dict[str, Any]:
         name = str(path.relative_to(folder))
         if any(map(path.relative_to(folder).match, NEXT)):
             continue
-        if path.name.endswith(EXACT):
+        if path.name == "config.json":
+            found[name] = timeless(json.loads(path.read_text()))
+        elif path.name.endswith(EXACT):
             found[name] = path.read_bytes()
         elif path.suffix == ".jsonl":
-            found[name] = [{key: value for key, value in line.items() if key != "seconds"} for line in read_log(path)]
+            found[name] = timeless(read_log(path))
     return found
+
+
+def timeless(content: Any) -> Any:
+    """Return what a JSON file holds without the seconds that were measured."""
+    if isinstance(content, dict):
+        return {key: timeless(value) for key, value in content.items() if key != "seconds"}
+    return [timeless(each) for each in content] if isinstance(content, list) else content
 
 
 def finished(folder: Path) -> dict[str, Any]:

@@ -29,6 +29,9 @@ REACH = 2.0
 RESET_STEPS = 5
 """Steps after each real reset."""
 
+GROWTH = 0.01
+"""Share by which memory may grow after the warm-up, beyond what gymnasium's own env grows by."""
+
 WARM_UP = 0.25
 """Share of a run after which memory should stay as it is."""
 
@@ -62,7 +65,15 @@ def run(lane_steps: int, resets: int, seed: int, world_model: str = "car_racing"
     (dreams,) = map_jobs(dream, [Dreams(lane_steps, seed, world_model)], 1)
     (latent,) = map_jobs(reset, [real], 1)
     (stock,) = map_jobs(reset, [Resets(resets, seed, "CarRacing-v3", {})], 1)
-    return {"dreams": dreams, "resets": {"LatentCarRacing-v0": latent, "CarRacing-v3": stock}}
+    found = {"dreams": dreams, "resets": {"LatentCarRacing-v0": latent, "CarRacing-v3": stock}}
+    parts = {"dreams": (dreams, grown(dreams)), "LatentCarRacing-v0": (latent, grown(latent) - grown(stock))}
+    leaks = [name for name, (part, more) in parts.items() if more > GROWTH * part["memory"]["after_warm_up_mb"]]
+    return found | {"leaks": leaks}
+
+
+def grown(run: dict[str, Any]) -> float:
+    """Return by how much a run's memory grew after its warm-up, in MB."""
+    return run["memory"]["at_the_end_mb"] - run["memory"]["after_warm_up_mb"]
 
 
 def dream(job: Dreams) -> dict[str, Any]:
