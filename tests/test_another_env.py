@@ -102,6 +102,15 @@ def test_the_artifact_keeps_its_task_and_needs_no_weights_to_tell(folder, format
     assert task_of(format_1) == WorldModel.load(format_1).config.task == CAR_RACING
 
 
+@pytest.mark.parametrize("field", ["reward", "memory"])
+@pytest.mark.parametrize("broken", [[1], None, "x", 5])
+def test_a_spoilt_artifact_of_format_1_is_refused_by_name(format_1, field, broken):
+    config = json.loads((format_1 / "config.json").read_text())
+    (format_1 / "config.json").write_text(json.dumps(config | {field: broken}))
+    with pytest.raises(wm_gym.ArtifactError, match=r"format_1.config\.json"):
+        WorldModel.load(format_1)
+
+
 def test_an_artifact_of_format_1_is_saved_again_as_what_it_is(format_1, tmp_path):
     model, made = WorldModel.load(format_1), make_world_model()
     model.save(tmp_path / "again")

@@ -13,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 from safetensors.torch import save_file as save_torch
 
 import wm_gym
+from wm_gym.artifact import put_aside
 from wm_gym.models.controller import Controller
 from wm_gym.world_model import WorldModel
 
@@ -252,6 +253,19 @@ def test_a_save_killed_between_its_renames_loses_nothing(folder, monkeypatch):
             make_world_model(latent="mean").save(folder)
     assert not folder.exists()
     assert WorldModel.load(folder).config.latent == "sample"
+
+
+def test_what_a_killed_save_put_aside_is_found_through_the_folder_of_both(tmp_path):
+    Controller(np.full(867, 3)).save(tmp_path / "controller")
+    (tmp_path / "controller").rename(put_aside(tmp_path / "controller"))
+    for name in (tmp_path, tmp_path / "controller"):
+        assert Controller.from_pretrained(name).parameters[0] == 3
+
+
+def test_what_would_be_refused_when_it_is_read_is_not_saved(tmp_path):
+    with pytest.raises(ValueError, match=r"controller\.safetensors: not saved: .*beyond ±65504"):
+        Controller(np.full(867, 1e5)).save(tmp_path / "controller")
+    assert not (tmp_path / "controller").exists()
 
 
 @pytest.mark.parametrize(

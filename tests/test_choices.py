@@ -7,7 +7,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from conftest import ACROBOT, another_task, some_actions
-from stable_baselines3 import PPO
+from stable_baselines3 import DQN, PPO
 
 from wm_gym.actions import ActionConfig
 from wm_gym.car_racing import CAR_RACING
@@ -88,13 +88,16 @@ def test_lanes_of_both_envs_roll_out_in_processes_too(world_model_folder):
 
 
 @another_task
-def test_sb3_trains_on_choices_and_its_zip_is_a_policy(world_model_folder, tmp_path):
+@pytest.mark.parametrize("algo", [PPO, DQN])
+def test_sb3_trains_on_choices_and_its_zip_is_a_policy(algo, world_model_folder, tmp_path):
     envs = make_sb3_vec(env_ids(world_model_folder)[0], 2, world_model=world_model_folder, max_episode_steps=9)
     assert envs.action_space == gym.spaces.Discrete(3)
-    agent = PPO("MlpPolicy", envs, n_steps=16, batch_size=16, n_epochs=1, seed=0).learn(32)
-    agent.save(tmp_path / "ppo_dream.zip")
+    how = {"n_steps": 16, "n_epochs": 1} if algo is PPO else {"learning_starts": 8, "buffer_size": 100}
+    agent = algo("MlpPolicy", envs, batch_size=16, seed=0, **how).learn(32)
+    zipped = tmp_path / f"{algo.__name__.lower()}_dream.zip"
+    agent.save(zipped)
     dream = gym.make(env_ids(world_model_folder)[0], world_model=world_model_folder, max_episode_steps=9)
-    assert len(list(rollout(dream, load_policy(tmp_path / "ppo_dream.zip", dream), range(2)))) == 2
+    assert len(list(rollout(dream, load_policy(zipped, dream), range(2)))) == 2
 
 
 # --- actions -------------------------------------------------------------------------------------------------------

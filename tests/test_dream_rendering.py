@@ -85,3 +85,20 @@ def test_record_video(make, tmp_path, coast):
     env.close()
     (video,) = tmp_path.glob("*.mp4")
     assert video.stat().st_size > 0
+
+
+def test_a_window_outlives_what_others_do_to_the_display(make):
+    env, other = make(render_mode="human"), make(render_mode="human")
+    pygame = pytest.importorskip("pygame")
+    for each in (env, other):
+        each.reset(seed=0)
+        each.step(COAST)
+    other.close()  # closes what is the process's only window
+    env.step(COAST)
+    pygame.display.quit()  # as envs of gymnasium do
+    env.step(COAST)
+    pygame.display.set_mode((50, 40))
+    env.step(COAST)
+    assert pygame.display.get_surface().get_size() == (4 * 96, 4 * 84)
+    env.close()
+    assert pygame.display.get_surface() is None

@@ -150,6 +150,13 @@ def test_a_folder_works_as_a_repository_does(tmp_path):
     assert "# cars" in (tmp_path / "ann" / "cars" / "README.md").read_text()
 
 
+def test_no_controller_is_left_beside_another_world_model(tmp_path):
+    make_world_model().push_to_hub(tmp_path / "cars", controller())
+    with pytest.raises(FileExistsError, match="its controller would be left"):
+        make_world_model(latent="mean").push_to_hub(tmp_path / "cars")
+    assert WorldModel.from_pretrained(tmp_path / "cars").config.latent == make_world_model().config.latent
+
+
 def test_a_folder_of_that_name_is_meant_and_not_the_repository(api):
     make_world_model(latent="mean").push_to_hub("ann/cars")
     Path("ann/cars").mkdir(parents=True)
@@ -219,9 +226,12 @@ def test_what_is_neither_repository_nor_folder_is_pushed_nowhere(api, to):
 
 def test_a_controller_of_another_world_model_is_not_pushed_with_it(api, tmp_path):
     other = Controller(config=ControllerConfig(observation_size=10))
+    choices = Controller(config=ControllerConfig(low=(0.0,) * 3, high=(1.0,) * 3, discrete=True))
     for to in ("ann/cars", tmp_path / "cars"):
-        with pytest.raises(ValueError, match="the controller takes 10 observations"):
+        with pytest.raises(ValueError, match="the controller maps 10 observations"):
             make_world_model().push_to_hub(to, other)
+        with pytest.raises(ValueError, match="discrete=True"):
+            make_world_model().push_to_hub(to, choices)
     api.create_repo.assert_not_called()
     assert not (tmp_path / "cars").exists()
 

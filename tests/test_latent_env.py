@@ -196,3 +196,19 @@ def test_rollout_refuses_lanes_that_reset_themselves(world_model_folder):
     with pytest.raises(ValueError, match="DISABLED"):
         next(rollout(envs, Controller(), [1]))
     envs.close()
+
+
+def test_forked_lanes_step_after_torch_has_used_its_threads(world_model_folder):
+    torch.set_num_threads(2)
+    torch.ones(512, 512) @ torch.ones(512, 512)
+    envs = gym.make_vec("LatentCarRacing-v0", 1, vectorization_mode="async", world_model=world_model_folder)
+    try:
+        envs.reset_async(seed=0)
+        observation, _ = envs.reset_wait(timeout=60)
+        assert np.isfinite(observation).all()
+    finally:
+        envs.close(terminate=True)
+
+
+def test_a_solved_task_is_the_real_envs(env):
+    assert gym.spec("DreamCarRacing-v0").reward_threshold == env.spec.reward_threshold == 900

@@ -11,6 +11,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor, VecNormali
 
 import wm_gym
 from wm_gym.actions import rescale
+from wm_gym.policies import RescaledPolicy
 from wm_gym.sb3 import SB3VecEnv, make_sb3_vec
 
 DREAM, LANES, STEPS = "DreamCarRacing-v0", 3, 40
@@ -191,3 +192,32 @@ def test_the_real_env_in_processes(world_model_folder):
     assert dones.all() and all(info["TimeLimit.truncated"] for info in infos)
     assert env.get_attr("render_mode") == [None, None]
     env.close()
+
+
+def test_an_agent_as_it_was_trained_drives_in_a_rollout(world_model_folder):
+    kwargs = {"world_model": world_model_folder, "max_episode_steps": 9}
+    agent = PPO("MlpPolicy", make_sb3_vec(DREAM, 2, **kwargs), n_steps=16, batch_size=16, n_epochs=1, seed=0)
+    dream = gym.make(DREAM, **kwargs)
+    driven = [episode.score for episode in wm_gym.rollout(dream, agent, [3])]
+    mapped = [episode.score for episode in wm_gym.rollout(dream, RescaledPolicy(agent, dream.action_space), [3])]
+    assert driven == mapped
+    with pytest.raises(ValueError, match="the policy was trained on"):
+        next(wm_gym.rollout(gym.make("Pendulum-v1"), agent, [3]))
+
+
+def test_episodes_are_monitored_and_videos_as_fast_as_the_env(world_model_folder):
+    envs = make_sb3_vec(DREAM, 2, world_model=world_model_folder, max_episode_steps=9)
+    agent = PPO("MlpPolicy", envs, n_steps=16, batch_size=16, n_epochs=1, seed=0).learn(32)
+    assert len(agent.ep_info_buffer) > 0 and all(episode["l"] <= 9 for episode in agent.ep_info_buffer)
+    assert envs.unwrapped.metadata["render_fps"] == 50  # where a `VecVideoRecorder` looks
+
+
+def test_the_temperature_of_all_lanes_can_be_changed(world_model_folder):
+    envs = make_sb3_vec(DREAM, 2, world_model=world_model_folder)
+    envs.set_attr("temperature", 3.0)
+    assert envs.get_attr("temperature") == [3.0, 3.0] and envs.unwrapped.envs.dream.temperature == 3.0
+    with pytest.raises(ValueError, match="temperature"):
+        envs.set_attr("temperature", 0.0)
+    single = gym.make(DREAM, world_model=world_model_folder)
+    single.set_wrapper_attr("temperature", 2.0)
+    assert single.unwrapped.dream.temperature == 2.0

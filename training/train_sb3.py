@@ -42,7 +42,7 @@ from training.presets import MOST_CANDIDATES
 from training.shaping import Tremble, make_weighed, scale_rewards
 from training.tracking import track, track_video, tracking
 from wm_gym.evaluate import EpisodeResult, make_lanes, rollout, summarize
-from wm_gym.policies import Policy, RescaledPolicy, load_policy
+from wm_gym.policies import load_policy
 from wm_gym.registration import env_ids, task_of
 from wm_gym.sb3 import SB3VecEnv, algorithm
 from wm_gym.world_model import WorldModel
@@ -204,9 +204,7 @@ class Course(BaseCallback):
 def validate(args: Args, agent: BaseAlgorithm, env: str, lanes: int) -> list[EpisodeResult]:
     """Drive validation tracks, real or dreamt."""
     envs = make_lanes(env, lanes, world_model=args.world_model, max_episode_steps=args.max_steps)
-    space = envs.single_action_space
-    policy: Policy = RescaledPolicy(agent, space) if isinstance(space, gym.spaces.Box) else agent
-    results = list(rollout(envs, policy, VALIDATION_SEEDS[: args.tracks]))
+    results = list(rollout(envs, agent, VALIDATION_SEEDS[: args.tracks]))
     envs.close()
     return results
 

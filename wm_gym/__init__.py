@@ -58,5 +58,6 @@ register_pair(
     "DreamCarRacing-v0",
     "LatentCarRacing-v0",
     max_episode_steps=1000,
+    reward_threshold=900.0,
     kwargs={"world_model": "car_racing", "task": "CarRacing-v3"},
 )

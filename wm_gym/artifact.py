@@ -66,6 +66,8 @@ def resolve(name: str | Path, kind: str) -> Path:
             return put_aside(folder)
         if folder.is_dir():
             inner = folder / kind
+            if not inner.exists() and put_aside(inner).is_dir():
+                inner = put_aside(inner)
             shared = not (folder / "config.json").exists() and inner.is_dir() and not inner.is_symlink()
             return inner if shared else folder
     except (OSError, ValueError) as error:  # ValueError: no name that a file can have
@@ -223,8 +225,11 @@ def write_folder(folder: Path, kind: str, config: Mapping[str, Any], files: Mapp
     except (TypeError, ValueError) as error:
         raise ValueError(f"{folder / 'config.json'}: not saved: no JSON can be made of it: {error}") from error
     for name, arrays in files.items():
-        if broken := [key for key, array in arrays.items() if not np.isfinite(array).all()]:
-            raise ValueError(f"{folder / name}: not saved: {broken} hold values that are not finite in float16")
+        if broken := [key for key, array in arrays.items() if not (np.abs(array) <= LARGEST_VALUE).all()]:
+            raise ValueError(
+                f"{folder / name}: not saved: {broken} hold values that are not finite, or beyond "
+                f"±{LARGEST_VALUE:.0f}, the most of float16"
+            )
         # safetensors' own save_file would make files that nobody but their owner can read
         written[name] = save({key: np.ascontiguousarray(array) for key, array in arrays.items()})
     for name, data in written.items():

@@ -57,9 +57,9 @@ class DreamState:
         memory = {f"memory[{i}]": part for i, part in enumerate(self.memory)}
         return {"z": self.z, **memory, "gained": self.gained, "noise": self.noise, "cursor": self.cursor}
 
-    def __getitem__(self, lanes: Sequence[int] | npt.NDArray[np.int64] | slice) -> DreamState:
-        """Return a copy of some lanes' moments."""
-        index = np.arange(len(self))[lanes]
+    def __getitem__(self, lanes: int | Sequence[int] | npt.NDArray[np.int64] | slice) -> DreamState:
+        """Return a copy of some lanes' moments, or of one's."""
+        index = np.atleast_1d(np.arange(len(self))[lanes])
         rows = torch.from_numpy(index)
         return DreamState(
             z=self.z[rows],

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from multiprocessing import parent_process
 from typing import Any
 
 import gymnasium as gym
@@ -12,7 +11,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
 from wm_gym.car_racing import CAR_RACING
-from wm_gym.policies import Policy
+from wm_gym.policies import Policy, fit
 
 FINISHED = ("lap_finished", "is_success")
 """What envs call it in their info whether an end is a success; the first is CarRacing's."""
@@ -39,17 +38,6 @@ class EpisodeResult:
     finished: bool | None
 
 
-class OneThread(gym.Wrapper):
-    """Gives the worker process that holds the env one torch thread: workers share the cores, each steps one frame."""
-
-    def __init__(self, env: gym.Env) -> None:
-        import torch
-
-        super().__init__(env)
-        if parent_process() is not None:  # a vector env makes one env in its own process too, to read the spaces
-            torch.set_num_threads(1)
-
-
 def make_lanes(env_id: str, num_envs: int, **kwargs: Any) -> VectorEnv:
     """Return ``num_envs`` lanes of an env for `rollout`.
 
@@ -65,7 +53,6 @@ def make_lanes(env_id: str, num_envs: int, **kwargs: Any) -> VectorEnv:
         num_envs,
         vectorization_mode="async",
         vector_kwargs={"autoreset_mode": AutoresetMode.DISABLED, "context": "spawn"},
-        wrappers=[OneThread],
         **kwargs,
     )
 
@@ -84,14 +71,17 @@ def rollout(
 
     Args:
         env: a single env, or a vector env with autoreset disabled (see `make_lanes`).
-        policy: drives all lanes, on batches of observations.
+        policy: drives all lanes, on batches of observations. An agent of Stable-Baselines3 may act from -1 to 1, as in
+            `wm_gym.sb3`: its actions are mapped.
         seeds: one episode each.
         deterministic: passed on to the policy.
 
     Raises:
-        ValueError: for a vector env that resets by itself.
+        ValueError: for a vector env that resets by itself, and an agent that was trained on other spaces.
     """
     envs = env if isinstance(env, VectorEnv) else single_lane(env)
+    if hasattr(policy, "action_space"):
+        policy = fit(policy, envs.single_observation_space, envs.single_action_space)
     if envs.metadata["autoreset_mode"] != AutoresetMode.DISABLED:
         raise ValueError(f"rollout needs autoreset_mode=DISABLED, got {envs.metadata['autoreset_mode']}")
     tracks = list(seeds)

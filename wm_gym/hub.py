@@ -99,14 +99,23 @@ def push(
 
     See `WorldModel.push_to_hub`.
     """
-    if controller is not None and controller.config.observation_size != model.config.observation_size:
+    if controller is not None and (
+        controller.config.observation_size != model.config.observation_size
+        or controller.config.actions != model.config.task.actions
+    ):
         raise ValueError(
-            f"{to}: the controller takes {controller.config.observation_size} observations, "
-            f"but [z, h] of the world model has {model.config.observation_size}"
+            f"{to}: the controller maps {controller.config.observation_size} observations to "
+            f"{controller.config.actions}, but [z, h] of the world model has {model.config.observation_size} and its "
+            f"task {model.config.task.actions}"
         )
     if not is_remote(to):
         if not isinstance(to, Path) and not Path(to).is_dir():
             raise ValueError(f"{to}: expected a repository's user/name, or a folder, as a Path if it is new")
+        if controller is None and (Path(to) / "controller").exists():
+            raise FileExistsError(
+                f"{to}: its controller would be left beside another world model: give one, remove it, or "
+                "choose another folder"
+            )
         _write(Path(to), Path(to).resolve().name, model, controller, results, note)
         return str(to)
     try:

@@ -124,6 +124,23 @@ class RescaledPolicy:
         return rescale(action, self.space), state
 
 
+def fit(policy: Any, observation_space: gym.Space, action_space: gym.Space, name: str = "the policy") -> Policy:
+    """Return an agent of Stable-Baselines3 as a policy for an env's spaces; one that acts from -1 to 1 is mapped.
+
+    Raises:
+        ValueError: when it was trained on other spaces.
+    """
+    seen = policy.observation_space == observation_space
+    if seen and policy.action_space == action_space:
+        return policy
+    if seen and isinstance(action_space, gym.spaces.Box) and policy.action_space == unit_box(action_space):
+        return RescaledPolicy(policy, action_space)
+    raise ValueError(
+        f"{name} was trained on {policy.observation_space} and {policy.action_space}, "
+        f"but the env has {observation_space} and {action_space}"
+    )
+
+
 def load_policy(name: str | Path, env: gym.Env | gym.vector.VectorEnv, seed: int | None = None) -> Policy:
     """Return the policy called ``name`` for ``env``.
 
@@ -181,13 +198,4 @@ def _load_sb3(path: Path, observation_space: gym.Space, action_space: gym.Space)
         raise ValueError(
             f"can't tell the algorithm of {path} by the first word of its name, as in ppo_dream.zip: {error}"
         ) from error
-    model: Any = kind.load(path, device="cpu")
-    if model.observation_space == observation_space and model.action_space == action_space:
-        return model
-    seen = model.observation_space == observation_space
-    if seen and isinstance(action_space, gym.spaces.Box) and model.action_space == unit_box(action_space):
-        return RescaledPolicy(model, action_space)
-    raise ValueError(
-        f"{path} was trained on {model.observation_space} and {model.action_space}, "
-        f"but the env has {observation_space} and {action_space}"
-    )
+    return fit(kind.load(path, device="cpu"), observation_space, action_space, str(path))

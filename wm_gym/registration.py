@@ -45,7 +45,8 @@ def register_dream(id: str, world_model: str | Path) -> str:
         raise ValueError(f"a dream's id is Dream..., as in DreamAcrobot-v0, got {id!r}")
     task, real = task_of(world_model), f"{match['space']}Latent{match['name']}"
     kwargs = {"world_model": str(world_model), "task": task.env}
-    register_pair(id, real, max_episode_steps=task.max_episode_steps, kwargs=kwargs)
+    limits: dict[str, Any] = {"max_episode_steps": task.max_episode_steps, "reward_threshold": task.solved}
+    register_pair(id, real, **limits, kwargs=kwargs)
     return real
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.env_util import is_wrapped
+from stable_baselines3.common.vec_env import VecMonitor
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
 from wm_gym.actions import rescale
@@ -24,10 +25,11 @@ from wm_gym.evaluate import make_lanes
 from wm_gym.policies import unit_box
 
 ALGORITHMS = {
-    "stable_baselines3": ("A2C", "DDPG", "PPO", "SAC", "TD3"),
-    "sb3_contrib": ("ARS", "CrossQ", "RecurrentPPO", "TQC", "TRPO"),
+    "stable_baselines3": ("A2C", "DDPG", "DQN", "PPO", "SAC", "TD3"),
+    "sb3_contrib": ("ARS", "CrossQ", "QRDQN", "RecurrentPPO", "TQC", "TRPO"),
 }
-"""Packages and their algorithms for continuous actions."""
+"""Packages and their algorithms. DQN and QRDQN are for choices, DDPG, TD3, SAC, TQC and CrossQ for continuous actions,
+the others for both."""
 
 
 def algorithm(name: str) -> type[BaseAlgorithm]:
@@ -48,8 +50,8 @@ def algorithm(name: str) -> type[BaseAlgorithm]:
     raise ValueError(f"there is no algorithm {name!r}: choose one of {', '.join(known)}")
 
 
-def make_sb3_vec(env_id: str, num_envs: int = 1, rescale_actions: bool = True, **kwargs: Any) -> SB3VecEnv:
-    """Return lanes of an env for Stable-Baselines3.
+def make_sb3_vec(env_id: str, num_envs: int = 1, rescale_actions: bool = True, **kwargs: Any) -> VecEnv:
+    """Return lanes of an env for Stable-Baselines3, in a `VecMonitor`, so that it logs what episodes pay.
 
     The dream's lanes share one batched network; the real env gets a process for each lane.
 
@@ -59,7 +61,7 @@ def make_sb3_vec(env_id: str, num_envs: int = 1, rescale_actions: bool = True, *
         rescale_actions: see `SB3VecEnv`.
         **kwargs: of the env.
     """
-    return SB3VecEnv(make_lanes(env_id, num_envs, **kwargs), rescale_actions)
+    return VecMonitor(SB3VecEnv(make_lanes(env_id, num_envs, **kwargs), rescale_actions))
 
 
 class SB3VecEnv(VecEnv):
@@ -93,6 +95,7 @@ class SB3VecEnv(VecEnv):
             self.box, space = space, unit_box(space)
         self.actions: np.ndarray = np.zeros(0)
         super().__init__(envs.num_envs, envs.single_observation_space, space)
+        self.metadata = dict(envs.metadata)  # a video is as fast as the env
 
     def reset(self) -> VecEnvObs:
         """Reset all lanes with the seeds and options that were set for them, once.

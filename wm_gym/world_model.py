@@ -107,7 +107,7 @@ class WorldModelConfig:
 def _from_format_1(fields: dict[str, Any]) -> dict[str, Any]:
     """Return JSON of today's format for that of CarRacing alone, whose memories count tiles and whose goal is a lap."""
     names = {"failure": "end", "lap_tiles": "goal"}
-    reward = {names.get(name, name): value for name, value in fields["reward"].items()}
+    reward = {names.get(name, name): value for name, value in dict(fields["reward"]).items()}
     return {**fields, "reward": reward, "memory": {**fields["memory"], "counts": True}, "task": asdict(CAR_RACING)}
 
 

@@ -95,7 +95,7 @@ class RNNHiddenObservation(gym.Wrapper, gym.utils.RecordConstructorArgs):
         env: observes z, as `VAELatentObservation` gives it.
         world_model: bundled name, folder, or user/name on the Hugging Face Hub; by default the one of the
             `VAELatentObservation` below.
-        device: where the memory runs.
+        device: where the memory runs, if ``world_model`` is given; that of the `VAELatentObservation` is where it is.
 
     Raises:
         TypeError: for an env whose observations or actions do not fit the memory.
@@ -106,6 +106,8 @@ class RNNHiddenObservation(gym.Wrapper, gym.utils.RecordConstructorArgs):
         recorded = None if world_model is None else str(world_model)
         gym.utils.RecordConstructorArgs.__init__(self, world_model=recorded, device=device)
         super().__init__(env)
+        if world_model is None and not env.has_wrapper_attr("world_model"):
+            raise TypeError(f"{env} observes no latents: wrap it in VAELatentObservation first, or give a world_model")
         found = env.get_wrapper_attr("world_model") if world_model is None else None
         self.world_model = found or WorldModel.from_pretrained(str(world_model), device)
         config, self._actions = self.world_model.config.memory, self.world_model.config.task.actions

@@ -85,7 +85,8 @@ class DreamEnv(gym.Env):
     ## Arguments
     * ``world_model``: bundled name, folder, or user/name on the Hugging Face Hub.
     * ``task``: id of the real env that the world model must be of; None, the default, for any.
-    * ``temperature``: τ of the latent mixture, from 0.001 to 1000; above 1, dreams are less certain.
+    * ``temperature``: τ of the latent mixture, from 0.001 to 1000; above 1, dreams are less certain. Also an attribute,
+      which can be set at any time: ``env.unwrapped.temperature = 1.5``.
     * ``sampling``: "sample", or "mode" for the deterministic dream: the mean of the likeliest Gaussian, and an end
       where its probability exceeds 0.5.
     * ``starts``: "episode" or "any".
@@ -128,6 +129,15 @@ class DreamEnv(gym.Env):
         self.render_mode = render_mode
         self._running: bool | None = None  # None before the first reset
         self._window: Window | None = None
+
+    @property
+    def temperature(self) -> float:
+        """τ of the latent mixture; a new one counts from the next step on."""
+        return self.dream.temperature
+
+    @temperature.setter
+    def temperature(self, temperature: float) -> None:
+        self.dream.set_sampling(temperature, self.dream.sampling)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None

@@ -95,6 +95,15 @@ class DreamVectorEnv(VectorEnv):
         """Each lane's random stream."""
         return tuple(self.dream.rngs)
 
+    @property
+    def temperature(self) -> float:
+        """τ of the latent mixture; a new one counts from the next step on."""
+        return self.dream.temperature
+
+    @temperature.setter
+    def temperature(self, temperature: float) -> None:
+        self.dream.set_sampling(temperature, self.dream.sampling)
+
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[FloatArray, dict[str, Any]]:

@@ -27,6 +27,8 @@ def enlarge(frame: npt.NDArray[np.uint8], picture: tuple[int, int]) -> npt.NDArr
 class Window:
     """A window that shows frames in real time; it opens at the first frame, in the frame's size.
 
+    pygame has one window a process: what other envs close or resize opens again, in its own size, at the next frame.
+
     Args:
         title: of the window.
         fps: frames a second at most; `show` waits.
@@ -41,10 +43,11 @@ class Window:
         """Show a frame ``(H, W, 3)`` and wait until the next is due."""
         import pygame
 
-        if self.screen is None or self.clock is None:
+        size, shown = (frame.shape[1], frame.shape[0]), pygame.display.get_surface()
+        if self.clock is None or shown is None or shown is not self.screen or shown.get_size() != size:
             pygame.display.init()
             pygame.display.set_caption(self.title)
-            self.screen = pygame.display.set_mode((frame.shape[1], frame.shape[0]))
+            self.screen = pygame.display.set_mode(size)
             self.clock = pygame.time.Clock()
         pygame.surfarray.blit_array(self.screen, frame.swapaxes(0, 1))
         pygame.event.pump()
@@ -56,5 +59,6 @@ class Window:
         if self.screen is not None:
             import pygame
 
-            pygame.display.quit()
+            if pygame.display.get_surface() is self.screen:  # and not another env's
+                pygame.display.quit()
             self.screen = None
