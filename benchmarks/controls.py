@@ -34,6 +34,8 @@ CONTROLS: dict[str, tuple[str, tuple[str, ...]]] = {
     "z only": ("--controller.z-only", KEPT),
     "mode": ("--controller.sampling mode", KEPT),
     "untrained memory": ("--rnn.epochs 0", KEPT[:3]),
+    "transformer": ("--rnn.memory transformer", KEPT[:3]),
+    "ensemble": ("--rnn.memory ensemble", KEPT[:3]),
     "from scratch": ("--scripted-episodes 0 --random-episodes 160 --random-steps 1000", ()),
 }
 """What is changed, and what is taken from the base."""

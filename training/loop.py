@@ -177,15 +177,15 @@ def run_round(args: Args, number: int) -> dict[str, Any]:
     with timer("vae"):
         epochs = vae_epochs(args, number)
         data: dict[str, Any] = {"rollouts": run / "rollouts", "out": run / "vae"}
-        how = {"mirror": args.mirror, "tf32": args.tf32}
-        train_vae.main(replace(args.vae, **data, **how, epochs=epochs, seed=args.seed))
+        train_vae.main(replace(args.vae, **data, tf32=args.tf32, epochs=epochs, seed=args.seed))
     with timer("encode"):
         looked: dict[str, Any] = {"mirror": args.mirror, "device": args.vae.device}
         encode.main(encode.Args(run / "rollouts", run / "vae", run / "latents", **looked))
     with timer("rnn"):
         epochs = args.rnn.epochs + number * args.rnn_epochs
         rate = args.rnn_learning_rate if number else args.rnn.learning_rate
-        how |= {"epochs": epochs, "learning_rate": rate, "latents": run / "latents"}
+        how = {"mirror": args.mirror, "tf32": args.tf32, "latents": run / "latents"}
+        how |= {"epochs": epochs, "learning_rate": rate}
         for i, out in enumerate(memories(args)):
             train_rnn.main(replace(args.rnn, **how, out=out, seed=args.seed + i * MEMORY_SEEDS))
     # the population is saved last: once it is there, its drives must not change the dream that it came from

@@ -52,7 +52,7 @@ class Args:
     scripted_episodes: int = 70
     """first data: drives of CarRacing's scripted, privileged drivers with bursts of random actions; 0 from scratch"""
     mirror: bool = False
-    """V and M see CarRacing's drives in a mirror, too; the stages' own switches do not count"""
+    """M sees CarRacing's drives in a mirror, too; its own switch does not count, V's does"""
     memories: int = 1
     """Ms of a run, from different first weights: dreams are the first one's, and the others doubt them, at the price
     --controller.objective.doubt"""
