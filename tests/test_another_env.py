@@ -13,6 +13,7 @@ from gymnasium.utils.env_checker import check_env
 from safetensors.numpy import load_file, save_file
 
 import wm_gym
+from training import gradient, train_controller
 from wm_gym.actions import ActionConfig
 from wm_gym.artifact import FORMAT_VERSION
 from wm_gym.car_racing import CAR_RACING
@@ -274,3 +275,11 @@ def test_an_env_that_is_another_one_here_is_refused(folder):
 @another_task
 def test_the_small_world_model_is_of_acrobot(world_model):
     assert world_model.config.task == ACROBOT
+
+
+def test_no_gradient_flows_through_a_choice(folder, tmp_path):
+    args = train_controller.Args(world_model=folder, out=tmp_path, gradient=gradient.Args(steps=1))
+    with pytest.raises(ValueError, match=r"choice of actions: use --gradient\.steps 0"):
+        train_controller.main(replace(args, population=4, rollouts=1, track=False))
+    with pytest.raises(ValueError, match="--env must be DreamAcrobot-v0 or LatentAcrobot-v0, got 'DreamCarRacing-v0'"):
+        train_controller.main(replace(args, env="DreamCarRacing-v0"))

@@ -12,7 +12,7 @@ import torch
 from conftest import ACROBOT, contents, make_world_model
 
 from benchmarks import calibration, score, transfer
-from training import closed_loop, collect, drives, driving, gradient, loop, train_controller
+from training import closed_loop, collect, drives, driving, loop, train_controller
 from training.latents import LatentEpisode, Sequences
 from training.presets import PRESETS
 from training.rollouts import Episode, episode_files, load_task, open_frames
@@ -202,14 +202,6 @@ def test_cma_es_finds_the_choice_that_ends_it(folder, tmp_path):
     assert idle < -25 < -5 < found
     slipping = train_controller.hard_dreams(folder, members, config, 30)
     assert idle < slipping[0] - 5  # a slip in ten is the choice that ends it
-
-
-def test_no_gradient_flows_through_a_choice(folder, tmp_path):
-    args = train_controller.Args(world_model=folder, out=tmp_path, gradient=gradient.Args(steps=1))
-    with pytest.raises(ValueError, match=r"choice of actions: use --gradient\.steps 0"):
-        train_controller.main(replace(args, population=4, rollouts=1, track=False))
-    with pytest.raises(ValueError, match="--env must be DreamAcrobot-v0 or LatentAcrobot-v0, got 'DreamCarRacing-v0'"):
-        train_controller.main(replace(args, env="DreamCarRacing-v0"))
 
 
 def test_a_slipping_hand_takes_any_choice_as_often_as_it_should(folder):

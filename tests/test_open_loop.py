@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from torch import nn
 
 from training import open_loop
 from training.encode import fingerprint
-from training.latents import LatentEpisode
+from training.latents import LatentEpisode, split
 from training.open_loop import on_road
 from wm_gym.car_racing import ScriptedDriver
 from wm_gym.envs.fast_car_racing import FastCarRacing
@@ -158,3 +159,17 @@ def test_road_under_the_car_is_seen_where_the_wheels_touch_it(version):
     assert 0.1 < np.mean(truth) < 0.9
     assert right[np.array(truth)].mean() > 0.95
     assert right[~np.array(truth)].mean() > 0.95
+
+
+@pytest.mark.parametrize("seeds", [[5], [1, 2], [4, 5, 6], [0, 1, 2, 3, 4, 5, 6, 7, 8]])
+def test_what_is_held_out_stays_so_whichever_episodes_come(seeds):
+    def episodes(*seeds):
+        return [SimpleNamespace(seed=seed) for seed in seeds]
+
+    trained, held_out = split(episodes(*seeds), 4)
+    assert held_out and trained
+    known = {each.seed for each in held_out if each.seed % 4 == 0}
+    _, later = split(episodes(*sorted([*seeds, 2, 3, 8, 9, 10])), 4)
+    assert {each.seed for each in later} == known | {8}
+    if len(seeds) > 1:
+        assert not {each.seed for each in trained} & {each.seed for each in held_out}

@@ -2,7 +2,6 @@
 
 import shutil
 from dataclasses import replace
-from types import SimpleNamespace
 from unittest.mock import Mock
 
 import gymnasium as gym
@@ -13,7 +12,7 @@ from conftest import FRAMES, MEMORIES, contents
 
 from training import encode, train_rnn, train_vae
 from training.checkpoints import load_checkpoint, read_log
-from training.latents import LatentEpisode, Sequences, split
+from training.latents import LatentEpisode, Sequences
 from training.rollouts import Driver, Episode, episode_files, open_frames, save_frames
 from wm_gym.frames import mirror
 from wm_gym.models.mdn_rnn import MDNRNNConfig
@@ -215,20 +214,6 @@ def test_novelty_is_the_error_on_new_frames_over_the_error_on_old_ones(noise, tm
     half = open_frames(run / "rollouts", 2, FRAMES) // 2 + 64  # noise of half the contrast
     save_frames(run / "rollouts", 2, FRAMES, half)
     assert 0.2 < train_vae.novelty(run / "rollouts", run / "vae", newest={2}) < 0.3
-
-
-@pytest.mark.parametrize("seeds", [[5], [1, 2], [4, 5, 6], [0, 1, 2, 3, 4, 5, 6, 7, 8]])
-def test_what_is_held_out_stays_so_whichever_episodes_come(seeds):
-    def episodes(*seeds):
-        return [SimpleNamespace(seed=seed) for seed in seeds]
-
-    trained, held_out = split(episodes(*seeds), 4)
-    assert held_out and trained
-    known = {each.seed for each in held_out if each.seed % 4 == 0}
-    _, later = split(episodes(*sorted([*seeds, 2, 3, 8, 9, 10])), 4)
-    assert {each.seed for each in later} == known | {8}
-    if len(seeds) > 1:
-        assert not {each.seed for each in trained} & {each.seed for each in held_out}
 
 
 # --- in a mirror -----------------------------------------------------------------------------------------------------

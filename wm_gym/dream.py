@@ -232,3 +232,18 @@ class Dream:
         rows = self.noise[np.arange(self.lanes), self.cursor % NOISE_BLOCK]
         self.cursor += 1 if running is None else running
         return rows
+
+
+class Tempered:
+    """Part of an env that is made of a `Dream`: its temperature, to read and to set."""
+
+    dream: Dream
+
+    @property
+    def temperature(self) -> float:
+        """τ of the latent mixture; a new one counts from the next step on."""
+        return self.dream.temperature
+
+    @temperature.setter
+    def temperature(self, temperature: float) -> None:
+        self.dream.set_sampling(temperature, self.dream.sampling)

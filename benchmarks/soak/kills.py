@@ -21,8 +21,8 @@ from training.checkpoints import read_log
 
 REPOSITORY = Path(__file__).parents[2]
 RUN = "run"
-EXACT = (".npz", ".safetensors", "config.json")
-"""Endings of files that are the same bytes in each run; logs are the same lines, but for how long things took."""
+EXACT = (".npz", ".safetensors")
+"""Endings of files that are the same bytes in each run; logs and configs say the same, but for how long things took."""
 
 NEXT = (RUN + "/latents/*", RUN + "/rnn*/world_model/*")
 """What the next round would begin with: these hold the last round's drives if its kill came after some of them."""

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from wm_gym.actions import check_action
 from wm_gym.artifact import ArtifactError
 from wm_gym.checks import check_options, check_render_mode, check_running
-from wm_gym.dream import Dream
+from wm_gym.dream import Dream, Tempered
 from wm_gym.dream_state import DreamState
 from wm_gym.envs.rendering import Window, enlarge
 from wm_gym.world_model import WorldModel
@@ -35,7 +35,7 @@ def dreamt_model(name: str, device: str, task: str | None) -> WorldModel:
     return model
 
 
-class DreamEnv(gym.Env):
+class DreamEnv(Tempered, gym.Env):
     """A task as a learned world model dreams it: ``DreamCarRacing-v0``, and whatever `wm_gym.register_dream` registers.
 
     ## Description
@@ -129,15 +129,6 @@ class DreamEnv(gym.Env):
         self.render_mode = render_mode
         self._running: bool | None = None  # None before the first reset
         self._window: Window | None = None
-
-    @property
-    def temperature(self) -> float:
-        """τ of the latent mixture; a new one counts from the next step on."""
-        return self.dream.temperature
-
-    @temperature.setter
-    def temperature(self, temperature: float) -> None:
-        self.dream.set_sampling(temperature, self.dream.sampling)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None

@@ -15,7 +15,7 @@ from gymnasium.vector.utils import batch_space
 
 from wm_gym.actions import check_action
 from wm_gym.checks import check_count, check_options, check_render_mode, check_running
-from wm_gym.dream import Dream
+from wm_gym.dream import Dream, Tempered
 from wm_gym.dream_state import DreamState
 from wm_gym.envs.dream import check_beginning, dreamt_model
 from wm_gym.envs.rendering import enlarge
@@ -25,7 +25,7 @@ BoolArray = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.float32]
 
 
-class DreamVectorEnv(VectorEnv):
+class DreamVectorEnv(Tempered, VectorEnv):
     """`wm_gym.envs.dream.DreamEnv` in N lanes that share one batched step of the networks.
 
     Each lane is what the single env would be with the same seed and actions, to rounding. ``reset(seed=s)`` gives lane
@@ -94,15 +94,6 @@ class DreamVectorEnv(VectorEnv):
     def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
         """Each lane's random stream."""
         return tuple(self.dream.rngs)
-
-    @property
-    def temperature(self) -> float:
-        """τ of the latent mixture; a new one counts from the next step on."""
-        return self.dream.temperature
-
-    @temperature.setter
-    def temperature(self, temperature: float) -> None:
-        self.dream.set_sampling(temperature, self.dream.sampling)
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
