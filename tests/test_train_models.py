@@ -274,6 +274,18 @@ def test_v_sees_half_of_the_frames_in_a_mirror(noise, tmp_path, monkeypatch):
     assert not torch.equal(mine["mu.weight"], its["mu.weight"])
 
 
+def test_v_sees_a_small_thing_on_white(noise, tmp_path):
+    frames, rng = np.full((400, 64, 64, 3), 255, np.uint8), np.random.default_rng(0)
+    for frame, (y, x) in zip(frames, rng.integers(8, 56, (400, 2)), strict=True):
+        frame[y - 4 : y + 4, x - 4 : x + 4] = 0, 0, 200
+    save_frames(tmp_path, 0, FRAMES, frames)
+    shutil.copy(episode_files(noise / "rollouts")[0], tmp_path)
+    how = training(train_vae, noise, tmp_path / "vae", epochs=14, batch=32, model=VAEConfig(8, (8, 16, 32, 64)))
+    train_vae.main(replace(how, rollouts=tmp_path, error_weight=3.0))
+    *_, last = read_log(tmp_path / "vae" / "log.jsonl")
+    assert last["squared_error"] < 0.8 * np.square(frames / 255 - frames.mean(0) / 255).sum((1, 2, 3)).mean()
+
+
 @pytest.mark.parametrize("task", [("Acrobot-v1", {}), ("CarRacing-v3", {"continuous": False})])
 @pytest.mark.parametrize("stage", [train_vae, encode, train_rnn])
 def test_other_tasks_have_no_mirror(stage, task, noise, tmp_path, monkeypatch):

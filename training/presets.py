@@ -202,7 +202,7 @@ PRESETS = {
         validation_tracks=20,
         finalists=2,
         max_steps=500,
-        vae=train_vae.Args(epochs=5, batch=128, frames="whole", error_weight=3.0, model=SMALL_VAE),
+        vae=train_vae.Args(epochs=5, batch=128, learning_rate=5e-4, frames="whole", error_weight=3.0, model=SMALL_VAE),
         rnn=train_rnn.Args(epochs=60, model=MDNRNNConfig(latent_size=16, hidden_size=128)),
         controller=train_controller.Args(
             generations=80, population=32, rollouts=8, sigma=0.2, diagonal=True, max_steps=500

@@ -23,7 +23,7 @@ from training.files import alone, keep_settings
 from training.rollouts import check_mirror, episode_files, load_task, open_frames
 from training.tracking import track, tracking
 from wm_gym.frames import INPUT_SIZE, gauge_rows, mirror
-from wm_gym.models.vae import VAE, VAEConfig, sample_latent, squared_error, vae_loss
+from wm_gym.models.vae import VAE, VAEConfig, sample_latent, squared_error, to_unit, vae_loss
 
 FREE = ("out", "epochs", "decoder_epochs", "learning_rate", "device", "tf32", "track")
 """Settings that may change when a training goes on."""
@@ -98,6 +98,10 @@ class FrameSet:
         rows = indices - np.concatenate([[0], self.ends])[shards]
         return torch.from_numpy(np.stack([self.shards[shard][row] for shard, row in zip(shards, rows, strict=True)]))
 
+    def sample(self, most: int) -> torch.Tensor:
+        """Return so many frames at most, drawn evenly from all; the same ones each time."""
+        return self[np.sort(np.random.default_rng(0).choice(len(self), min(most, len(self)), replace=False))]
+
 
 @torch.inference_mode()
 def novelty(rollouts: Path, vae: Path, newest: Collection[int], sampled: int = 1000) -> float:
@@ -114,9 +118,7 @@ def novelty(rollouts: Path, vae: Path, newest: Collection[int], sampled: int = 1
     seeds = [int(path.stem) for path in episode_files(rollouts)]
     errors = []
     for part in ([seed for seed in seeds if seed in newest], [seed for seed in seeds if seed not in newest]):
-        frames = FrameSet(rollouts, checkpoint["frames"], part)
-        chosen = np.random.default_rng(0).choice(len(frames), min(sampled, len(frames)), replace=False)
-        batch = frames[np.sort(chosen)]
+        batch = FrameSet(rollouts, checkpoint["frames"], part).sample(sampled)
         errors.append(float(squared_error(model.decode(model.encode(batch)[0]), batch).mean()))
     return errors[0] / errors[1]
 
@@ -133,7 +135,9 @@ def main(args: Args) -> Path:
     optimizer = torch.optim.Adam(vae.parameters(), lr=args.learning_rate, fused=True)
     checkpoint = load_checkpoint(path, device) if path.is_file() else None
     done = 0
-    if checkpoint is not None:
+    if checkpoint is None:
+        vae.begin_at(to_unit(frames.sample(1000)).mean((0, 1, 2)))
+    else:
         vae.load_state_dict(checkpoint["model"])
         optimizer.load_state_dict(checkpoint["optimizer"])
         done = checkpoint["epoch"]

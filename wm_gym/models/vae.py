@@ -86,6 +86,16 @@ class VAE(nn.Module):
         )
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # as frames are: nothing is reordered
 
+    @torch.no_grad()
+    def begin_at(self, colour: Tensor) -> None:
+        """Let a new V decode all z to about one colour, ``(3,)`` in [0, 1].
+
+        At the mean of its frames it begins near them. Else its first steps make up for all of their brightness at once,
+        which can leave a decoder whose units are all dead, and z's without a use, where most of a picture is white.
+        """
+        *_, bias = self.decoder.parameters()
+        bias.copy_(torch.logit(colour, eps=1e-3))
+
     def encode(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         """Return mu and logvar of q(z | frame), each float ``(B, Z)``, for uint8 frames ``(B, 64, 64, 3)``."""
         features = self.encoder(to_unit(frames).permute(0, 3, 1, 2))
