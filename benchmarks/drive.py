@@ -1,6 +1,8 @@
 """Watch the bundled controller: three real validation tracks beside three dreams, as a table, a video and a picture.
 
-python -m benchmarks.drive
+For example:
+
+    python -m benchmarks.drive
 """
 
 from __future__ import annotations

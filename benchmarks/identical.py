@@ -1,6 +1,8 @@
 """Does FastCarRacing draw gymnasium's own frames? Whole episodes of both, byte by byte.
 
-python -m benchmarks.identical
+For example:
+
+    python -m benchmarks.identical
 """
 
 from __future__ import annotations

@@ -1,9 +1,11 @@
 """The score of a policy: 100 test seeds of the real env, such as gymnasium's own CarRacing-v3, and as many dreams.
 
-python -m benchmarks.score                      # the bundled controller
-python -m benchmarks.score --further            # does it hold on 100 other tracks?
-python -m benchmarks.score --policy random --out random.json      # the bottom of the ladder
-python -m benchmarks.score --policy runs/mine/best/controller --world-model runs/mine/best/world_model --out mine.json
+For example:
+
+    python -m benchmarks.score                      # the bundled controller
+    python -m benchmarks.score --further            # does it hold on 100 other tracks?
+    python -m benchmarks.score --policy random --out random.json      # the bottom of the ladder
+    python -m benchmarks.score --policy mine/best/controller --world-model mine/best/world_model --out mine.json
 """
 
 from __future__ import annotations

@@ -201,7 +201,8 @@ def page(content: dict[str, Any]) -> Figure:
     horizons = content["open_loop"]["horizons"]
     steps = [line["steps"] for line in horizons]
     for key, name in (("z", "z"), ("frame", "decoded frame")):
-        ratio = [line[f"{key}_rmse"] / line["copy_rmse" if key == "z" else "copy_frame_rmse"] for line in horizons]
+        copied = [line["copy_rmse" if key == "z" else "copy_frame_rmse"] for line in horizons]
+        ratio = [line[f"{key}_rmse"] / copy if copy else np.nan for line, copy in zip(horizons, copied, strict=True)]
         errors.plot(steps, ratio, "o-", label=name)
     errors.axhline(1, color="grey", lw=1)
     errors.set(xscale="log", xlabel="steps of the dream", ylabel="RMSE / RMSE of a copy", title="open-loop error")

@@ -269,7 +269,10 @@ def test_a_card_has_score_data_and_config(tmp_path):
 
 def test_a_card_takes_no_figures_of_another_world_model_and_tells_what_is_unknown(tmp_path):
     (tmp_path / "score.json").write_text(json.dumps({"training": {"frames": 1}}))
-    text = card("mine", make_world_model().config, Controller().config, tmp_path)
+    (tmp_path / "reconstruction.json").write_text("{}")
+    with pytest.warns(UserWarning, match="of another world model or controller") as told:
+        text = card("mine", make_world_model().config, Controller().config, tmp_path)
+    assert [Path(str(each.message).split()[0]).name for each in told] == ["score.json", "reconstruction.json"]
     assert "- Data: unknown." in text
     assert "not measured" in text
     assert "dreams only" not in text

@@ -114,6 +114,11 @@ def test_carracings_own_arguments_pass_through(world_model_folder):
     assert (frame.dtype, frame.shape) == (np.uint8, (400, 600, 3))
     env.close()
     env.close()
+    for wrong in ({"fast": "no"}, {"continuous": 1}, {"domain_randomize": None}):
+        with pytest.raises(ValueError, match="must be True or False"):
+            gym.make(ID, world_model=world_model_folder, **wrong)
+    with pytest.raises(TypeError, match="give the world_model that was trained on it"):
+        gym.make(ID, world_model=world_model_folder, continuous=False)
 
 
 # --- actions -------------------------------------------------------------------------------------------------------
@@ -196,6 +201,11 @@ def test_rollout_refuses_lanes_that_reset_themselves(world_model_folder):
     with pytest.raises(ValueError, match="DISABLED"):
         next(rollout(envs, Controller(), [1]))
     envs.close()
+
+
+def test_rollout_wants_a_policy_not_its_name(env):
+    with pytest.raises(TypeError, match=r"'car_racing' predicts no actions: wm_gym\.load_policy"):
+        next(rollout(env, "car_racing", [1]))
 
 
 def test_forked_lanes_step_after_torch_has_used_its_threads(world_model_folder):

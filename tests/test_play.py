@@ -255,6 +255,7 @@ def test_a_video_that_fails_leaves_nothing_and_keeps_the_older_one(tmp_path):
         ({"hands": True, "render_mode": "rgb_array"}, "got --render_mode rgb_array"),
         ({}, r"a window needs a display.*--video out\.mp4"),
         ({"hands": True, "video": play.Path("out.mp4")}, "a window needs a display"),
+        ({"world_model": "other", "video": play.Path("out.mp4")}, "bundled controller knows no latents of other"),
         ({"browser": True, "hands": True}, "--browser and --hands exclude each other"),
         ({"browser": True, "env": "DreamCarRacing-v0"}, "--browser and --env exclude each other"),
     ],

@@ -135,6 +135,8 @@ def test_a_run_needs_a_round_and_a_finalist(changed, tmp_path):
     [
         ({"env": "Acrobot-v1"}, "in a mirror, not Acrobot-v1.*--no-mirror"),
         ({"env_kwargs": '{"continuous": false}'}, "in a mirror, not CarRacing-v3.*--no-mirror"),
+        ({"env_kwargs": "{bad"}, "--env-kwargs must be a JSON object, got '{bad'"),
+        ({"env_kwargs": "[1]"}, r"--env-kwargs must be a JSON object, got '\[1\]'"),
         ({"env": "Acrobot-v1", "mirror": False}, r"Acrobot-v1: use --controller\.gradient\.steps 0 --refined 0"),
     ],
 )

@@ -211,6 +211,7 @@ def test_the_best_agent_is_kept_and_filmed(small, monkeypatch, world_model_folde
     ("settings", "message"),
     [
         ({"algo": "sarsa"}, "no algorithm 'sarsa'"),
+        ({"algo": "dqn"}, r"dqn is not for the actions of DreamCarRacing-v0, Box.*give another --algo"),
         ({"env": "CarRacing-v3"}, "--env must be"),
         ({"evaluations": 51}, "1 to 50 times"),
     ],
@@ -218,6 +219,7 @@ def test_the_best_agent_is_kept_and_filmed(small, monkeypatch, world_model_folde
 def test_what_can_not_be_trained_is_refused(world_model_folder, tmp_path, settings, message):
     with pytest.raises(ValueError, match=message):
         train_sb3.main(training(world_model_folder, tmp_path, **settings))
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("file", sorted(train_sb3.HYPERPARAMETERS.glob("*.yml")), ids=lambda file: file.stem)

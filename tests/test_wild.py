@@ -64,12 +64,13 @@ def test_a_wrong_seed_leaves_the_real_env_as_it_was(make_kind, seed):
     assert coast(wild) == coast(calm)
 
 
-def test_an_option_of_carracing_is_refused_before_the_track_is_gone(make_kind):
+@pytest.mark.parametrize("options", [{"randomize": np.zeros(2)}, {"randomize": 1}, {"randomise": True}, {"start": 3}])
+def test_an_option_of_carracing_is_refused_before_the_track_is_gone(make_kind, options):
     wild, calm = make_kind("real", domain_randomize=True), make_kind("real", domain_randomize=True)
     for env in (wild, calm):
         env.reset(seed=3)
     with pytest.raises(ValueError, match="randomize"):
-        wild.reset(seed=4, options={"randomize": np.zeros(2)})
+        wild.reset(seed=4, options=options)
     assert coast(wild) == coast(calm)
 
 

@@ -1,14 +1,15 @@
 """Collect drives of a real env with several processes or machines, or draw the frames of kept drives again.
 
-python -m training.collect --out runs/mine/rollouts --episodes 100 --policy scripted --burst-rate 0.02
-python -m training.collect --out runs/mine/rollouts --replay
-python -m training.collect --out runs/acrobot/rollouts --env Acrobot-v1 --frames whole --burst-rate 1 --burst-length 10
+For example:
+
+    python -m training.collect --out runs/mine/rollouts --episodes 100 --policy scripted --burst-rate 0.02
+    python -m training.collect --out runs/mine/rollouts --replay
+    python -m training.collect --out runs/acrobot/rollouts --env Acrobot-v1 --frames whole --burst-rate 1
 """
 
 from __future__ import annotations
 
 import itertools
-import json
 import time
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -30,6 +31,7 @@ from training.rollouts import (
     frames_file,
     keep_task,
     load_task,
+    parse_task,
     save_frames,
 )
 from training.workers import here, map_jobs, weights_of
@@ -226,7 +228,7 @@ def main(args: Args) -> list[Episode]:
         wm_gym.ArtifactError: when there is no such policy or world model.
         ValueError: for a frame version that is not for the env's frames, or a folder of another env's episodes.
     """
-    task = load_task(args.out) if args.replay else TaskConfig.of(args.env, **json.loads(args.env_kwargs))
+    task = load_task(args.out) if args.replay else parse_task(args.env, args.env_kwargs)
     kept_size(args.frames, task.frame)
     if args.replay:
         paths = [

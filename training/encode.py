@@ -1,6 +1,8 @@
 """Encode all frames of a rollouts folder with V.
 
-python -m training.encode --rollouts runs/mine/rollouts --vae runs/mine/vae --out runs/mine/latents
+For example:
+
+    python -m training.encode --rollouts runs/mine/rollouts --vae runs/mine/vae --out runs/mine/latents
 """
 
 from __future__ import annotations

@@ -29,12 +29,11 @@ from training.closed_loop import VALIDATION_SEEDS
 from training.files import alone, keep_settings, write_json
 from training.pictures import draw_progress, draw_round
 from training.presets import FREE, MOST_CANDIDATES, SEED_TRACKS, Args, parse
-from training.rollouts import Episode, check_mirror, episode_files
+from training.rollouts import Episode, check_mirror, episode_files, parse_task
 from training.selection import choose, final, keep_best
 from training.tracking import track, tracking
 from wm_gym.models.controller import Controller
 from wm_gym.registration import env_ids
-from wm_gym.tasks import TaskConfig
 from wm_gym.world_model import WorldModel
 
 MEMORY_SEEDS = 1000
@@ -233,7 +232,7 @@ def main(args: Args) -> dict[str, Any]:
         raise ValueError(f"of {args.candidates} candidates 0 to all are refined, got --refined {args.refined}")
     if args.memories == 1 and args.controller.objective.doubt:
         raise ValueError("a lone memory has no one to doubt it: use --memories 2, or --controller.objective.doubt 0")
-    task = TaskConfig.of(args.env, **json.loads(args.env_kwargs))
+    task = parse_task(args.env, args.env_kwargs)
     check_mirror(args.mirror, task)
     if task.actions.discrete and (args.controller.gradient.steps or (args.refined and args.refine.steps)):
         raise ValueError(

@@ -1,7 +1,7 @@
 """Rollouts as a Minari dataset of CarRacing-v3, and datasets of others as rollouts.
 
-python -m training.minari export --rollouts runs/mine/rollouts --dataset CarRacing/mine-v0
-python -m training.minari import --dataset CarRacing/theirs-v0 --out runs/new/rollouts
+    python -m training.minari export --rollouts runs/mine/rollouts --dataset CarRacing/mine-v0
+    python -m training.minari import --dataset CarRacing/theirs-v0 --out runs/new/rollouts
 
 Datasets lie in Minari's own folder (~/.minari/datasets, or MINARI_DATASETS_PATH); `minari download` and `minari upload`
 carry them. Minari comes with the extra ``minari``.

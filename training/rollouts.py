@@ -110,6 +110,21 @@ def load_task(folder: Path) -> TaskConfig:
     return TaskConfig.from_dict(json.loads(path.read_text())) if path.is_file() else CAR_RACING
 
 
+def parse_task(env: str, kwargs: str) -> TaskConfig:
+    """Return the task of an env's id and the JSON of its arguments.
+
+    Raises:
+        ValueError: for arguments that are no JSON object, and an env of another kind than is taken.
+    """
+    try:
+        parsed = json.loads(kwargs)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"--env-kwargs must be a JSON object, got {kwargs!r}: {error}") from error
+    if not isinstance(parsed, dict):
+        raise ValueError(f"--env-kwargs must be a JSON object, got {kwargs!r}")
+    return TaskConfig.of(env, **parsed)
+
+
 def check_mirror(mirror: bool, task: TaskConfig) -> None:
     """Raise ValueError for a mirror of another task than CarRacing's: what others look like there is not known."""
     if mirror and (task.env, task.actions) != (CAR_RACING.env, CAR_RACING.actions):

@@ -95,6 +95,9 @@ class Args:
     """log to Weights & Biases (offline unless logged in); --no-track logs to log.jsonl alone"""
 
 
+CHOOSERS, STEERERS = ("dqn", "qrdqn"), ("crossq", "ddpg", "sac", "td3", "tqc")
+"""Algorithms for choices alone, and for continuous actions alone."""
+
 NORMALIZED = "vecnormalize.pkl"
 """What the rewards were scaled by."""
 
@@ -231,8 +234,8 @@ def main(args: Args) -> Path:
     """Train until steps or minutes are used up, and return the zip of the agent that validated best.
 
     Raises:
-        ValueError: for an unknown algorithm or env, a tremble on the real one, other settings than the folder was begun
-            with, or more validations than a run may choose among.
+        ValueError: for an unknown algorithm or env, an algorithm for other actions, a tremble on the real one, other
+            settings than the folder was begun with, or more validations than a run may choose among.
         ImportError: when the algorithm's package is not installed.
     """
     dream, real = env_ids(args.world_model)
@@ -243,7 +246,9 @@ def main(args: Args) -> Path:
         raise ValueError("a tremble is for dreams: use --disturbance 0 on the real env")
     if not 1 <= args.evaluations <= MOST_CANDIDATES:
         raise ValueError(f"a run validates 1 to {MOST_CANDIDATES} times, got --evaluations {args.evaluations}")
-    kind = algorithm(args.algo)
+    kind, space = algorithm(args.algo), task_of(args.world_model).actions.space
+    if args.algo in (STEERERS if isinstance(space, gym.spaces.Discrete) else CHOOSERS):
+        raise ValueError(f"{args.algo} is not for the actions of {args.env}, {space}: give another --algo")
     found = hyperparameters(args.algo, args.env, task_of(args.world_model).actions.size)
     lanes, steps = args.lanes or found["n_envs"], args.steps or found["n_timesteps"]
     keep_settings(args.out / "args.json", asdict(args) | {"hyperparameters": found}, FREE)

@@ -1,6 +1,8 @@
 """Train V on the frames of a rollouts folder.
 
-python -m training.train_vae --rollouts runs/mine/rollouts --out runs/mine/vae --epochs 10
+For example:
+
+    python -m training.train_vae --rollouts runs/mine/rollouts --out runs/mine/vae --epochs 10
 """
 
 from __future__ import annotations

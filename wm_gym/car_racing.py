@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wm_gym.actions import ActionConfig
-from wm_gym.checks import check_number, check_render_mode
+from wm_gym.checks import check_flag, check_number, check_render_mode
 from wm_gym.policies import State, lanes_of
 from wm_gym.reward import RewardConfig
 from wm_gym.tasks import TaskConfig
@@ -46,6 +46,10 @@ def lap_reward(tiles: float = 295.0) -> RewardConfig:
     return RewardConfig(scale=LAP / tiles, per_step=STEP, end=FAILURE, goal=tiles)
 
 
+SWITCHES = ("fast", "verbose", "domain_randomize", "continuous")
+"""Arguments of `make` that are True or False."""
+
+
 def make(render_mode: str | None = None, fast: bool = True, **kwargs: Any) -> gym.Env:
     """Return gymnasium's CarRacing-v3, without its time limit.
 
@@ -55,13 +59,17 @@ def make(render_mode: str | None = None, fast: bool = True, **kwargs: Any) -> gy
         **kwargs: CarRacing's, such as ``domain_randomize``.
 
     Raises:
-        ValueError: for an unknown render mode, or a ``lap_complete_percent`` that is no share.
+        ValueError: for an unknown render mode, a ``lap_complete_percent`` that is no share, or a switch that is neither
+            True nor False.
     """
     from gymnasium.envs.box2d.car_racing import CarRacing
 
     from wm_gym.envs.fast_car_racing import FastCarRacing
 
     check_render_mode(render_mode, CarRacing.metadata)
+    for name, value in {"fast": fast, **kwargs}.items():
+        if name in SWITCHES:
+            check_flag(name, value)
     # CarRacing reads it in the middle of a step
     check_number("lap_complete_percent", kwargs.get("lap_complete_percent", 0.95), 0, 1)
     return (FastCarRacing if fast else CarRacing)(render_mode=render_mode, **kwargs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -49,7 +50,8 @@ def card(
         name: what `WorldModel.from_pretrained` takes.
         config: the world model's; its ``training`` tells of data and rounds, as far as it was kept.
         controller: config of the controller that goes with it.
-        results: folder of the benchmarks' JSON. Figures of another world model or controller are left out.
+        results: folder of the benchmarks' JSON. Figures of another world model or controller are left out, with a
+            warning.
         note: what else the card should say.
 
     Raises:
@@ -102,8 +104,10 @@ def _result_lines(
     ):
         if results is not None and (path := Path(results) / file).is_file():
             content = json.loads(path.read_text())
-            if content.get("training", mine) == mine and content.get("controller", driver) == driver:
+            if content.get("training") == mine and content.get("controller", driver) == driver:
                 lines[file] = describe(content)
+            else:
+                warnings.warn(f"{path} is of another world model or controller: the card leaves it out", stacklevel=2)
     lines.setdefault("score.json", "- Score on the 100 test tracks: not measured.")
     return list(lines.values())
 

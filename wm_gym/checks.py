@@ -27,6 +27,12 @@ def check_number(name: str, value: Any, least: float, most: float) -> None:
         raise ValueError(f"{name} must be a number from {least:g} to {most:g}, got {value!r}")
 
 
+def check_flag(name: str, value: Any) -> None:
+    """Raise ValueError unless an argument is True or False."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise ValueError(f"{name} must be True or False, got {value!r}")
+
+
 def check_render_mode(render_mode: Any, metadata: Mapping[str, Any]) -> None:
     """Raise ValueError unless the env can render so; None is for not at all."""
     if render_mode is not None:

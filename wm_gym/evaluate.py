@@ -24,7 +24,7 @@ class EpisodeResult:
     Attributes:
         index: place of its seed among the seeds.
         seed: it was reset with.
-        score: sum of its rewards.
+        score: sum of its rewards, less what a dream takes for disagreement.
         steps: its length.
         terminated: whether it ended before the time limit.
         finished: whether its end was a success; None where it did not end, or the env does not say.
@@ -77,8 +77,11 @@ def rollout(
         deterministic: passed on to the policy.
 
     Raises:
+        TypeError: for what can't predict actions, as the name of a policy.
         ValueError: for a vector env that resets by itself, and an agent that was trained on other spaces.
     """
+    if not isinstance(policy, Policy):
+        raise TypeError(f"{policy!r} predicts no actions: wm_gym.load_policy(name, env) gives the policy of a name")
     envs = env if isinstance(env, VectorEnv) else single_lane(env)
     if hasattr(policy, "action_space"):
         policy = fit(policy, envs.single_observation_space, envs.single_action_space)

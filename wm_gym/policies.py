@@ -178,7 +178,7 @@ def load_policy(name: str | Path, env: gym.Env | gym.vector.VectorEnv, seed: int
     if observation_space.shape != (config.observation_size,) or action_space != config.actions.space:
         raise ValueError(
             f"the controller {name} maps {config.observation_size} observations to {config.actions.space}, "
-            f"but the env has {observation_space} and {action_space}"
+            f"but the env has {observation_space} and {action_space}: it drives with its own world model alone"
         )
     return controller
 

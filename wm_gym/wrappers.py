@@ -114,7 +114,8 @@ class RNNHiddenObservation(gym.Wrapper, gym.utils.RecordConstructorArgs):
         if env.observation_space.shape != (config.latent_size,) or env.action_space != self._actions.space:
             raise TypeError(
                 f"RNNHiddenObservation needs observations ({config.latent_size},) and actions of "
-                f"{self._actions.space}, got an env of {env.observation_space} and {env.action_space}"
+                f"{self._actions.space}, got an env of {env.observation_space} and {env.action_space}: give the "
+                "world_model that was trained on it"
             )
         self.observation_space = latent_space(config.latent_size + config.hidden_size)
         self._z = np.zeros(config.latent_size, np.float32)

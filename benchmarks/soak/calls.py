@@ -101,10 +101,16 @@ SPOILT = st.builds(
 def options(env: str, starts: int) -> st.SearchStrategy[tuple[Any, bool]]:
     """Options of `reset`, documented or not."""
     no_dicts = JUNK.filter(lambda value: not isinstance(value, dict)).map(lambda value: (value, False))
-    if env == "real":  # CarRacing's own options are its own business, but for their type
-        return no_dicts | st.sampled_from(
-            [(None, True), ({}, True), ({"randomize": True}, True), ({"randomize": 1}, False)]
-        )
+    unknown = st.dictionaries(st.text(max_size=3) | st.integers(), st.none(), min_size=1, max_size=3)
+    if env == "real":
+        known = [
+            (None, True),
+            ({}, True),
+            ({"randomize": True}, True),
+            ({"randomize": 1}, False),
+            ({"start": 1}, False),
+        ]
+        return no_dicts | unknown.map(lambda value: (value, False)) | st.sampled_from(known)
     within = st.integers(0, starts - 1)
     good: list[st.SearchStrategy[Any]] = [
         st.builds(dict),
@@ -113,7 +119,7 @@ def options(env: str, starts: int) -> st.SearchStrategy[tuple[Any, bool]]:
     ]
     wrong_starts = st.integers(max_value=-1) | st.integers(starts) | JUNK | st.booleans()
     bad: list[st.SearchStrategy[Any]] = [
-        st.dictionaries(st.text(max_size=3) | st.integers(), st.none(), min_size=1, max_size=3),
+        unknown,
         wrong_starts.map(lambda start: {"start": start}),
         SPOILT.map(lambda state: {"state": state}),
         JUNK.map(lambda state: {"state": state}),
@@ -164,7 +170,7 @@ def arguments(env: str) -> st.SearchStrategy[tuple[Any, bool]]:
         "max_episode_steps": st.integers(1, 2000) | st.just(-1),
     }
     if env == "real":
-        wild |= {"lap_complete_percent": no_numbers | st.sampled_from([-0.1, 1.1, np.nan])}
+        wild |= {"lap_complete_percent": no_numbers | st.sampled_from([-0.1, 1.1, np.nan]), "fast": junk}
         good |= {"lap_complete_percent": st.floats(0, 1), "fast": st.booleans()}
     else:
         outside = st.floats(max_value=0.0009) | st.floats(min_value=1001) | st.sampled_from([np.nan, 0, 1e300, "1"])

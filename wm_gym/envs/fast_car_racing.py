@@ -12,7 +12,7 @@ from pygame import gfxdraw
 from pygame.math import Vector2
 from pygame.surfarray import pixels2d
 
-from wm_gym.checks import check_options
+from wm_gym.checks import check_flag, check_options
 
 PANEL = pygame.Rect(0, WINDOW_H - WINDOW_H // 8, WINDOW_W, WINDOW_H // 8)  # gauges and score, opaque
 VIEW = pygame.Rect(0, PANEL.height, WINDOW_W, PANEL.top)  # what they leave of the world, which is drawn upside down
@@ -52,12 +52,11 @@ class FastCarRacing(CarRacing):
         """Start an episode as CarRacing does.
 
         Raises:
-            ValueError: for an option "randomize" that is neither True nor False; nothing has happened then.
+            ValueError: for an unknown option, or "randomize" that is neither True nor False; nothing has happened then.
             RuntimeError: if the installed gymnasium and pygame draw another frame than this class.
         """
-        randomize = check_options(options).get("randomize", True)
-        if not isinstance(randomize, (bool, np.bool_)):
-            raise ValueError(f"options['randomize'] must be True or False, got {randomize!r}")
+        if (randomize := check_options(options, "randomize")["randomize"]) is not None:
+            check_flag("options['randomize']", randomize)
         frame, info = super().reset(seed=seed, options=options)
         if not np.array_equal(frame, super()._render("state_pixels")):
             raise RuntimeError("this gymnasium or pygame draws another frame than FastCarRacing; use CarRacing instead")
