@@ -82,6 +82,8 @@ def episodes(run):
 def test_a_killed_run_loses_nothing_and_comes_to_the_end_of_an_unkilled_one(report):
     assert (report["kills"], report["runs"]) == (len(KILLS), 1)
     assert report["files_compared"] > 20
+    assert sum(report["last_written"].values()) == len(KILLS)
+    assert {"rollouts", "vae"} <= report["last_written"].keys()
     assert (report["lost"], report["different"], report["left"]) == ([], [], [])
 
 

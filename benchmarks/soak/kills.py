@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -150,6 +151,15 @@ def finished(folder: Path) -> dict[str, Any]:
     return kept
 
 
+def stage(folder: Path) -> str:
+    """Return which part of a run was written last, such as "vae" or, of a round's, "rounds/sought"."""
+    files = [path for path in (folder / RUN).rglob("*") if path.is_file() and path.name != ".lock"]
+    if not files:
+        return "nothing"
+    part, *rest = max(files, key=lambda path: path.stat().st_mtime_ns).relative_to(folder / RUN).parts
+    return f"{part}/{rest[1]}" if part == "rounds" else part
+
+
 def run(kills: Sequence[Kill], place: Path, arguments: Sequence[str] = ("--preset", "smoke")) -> dict[str, Any]:
     """Kill runs, let the last one go on to its end, and compare those that ended with an unkilled run.
 
@@ -159,14 +169,14 @@ def run(kills: Sequence[Kill], place: Path, arguments: Sequence[str] = ("--prese
         arguments: of the loop.
 
     Returns:
-        The figures: ``kills`` made (a run may end before the moment comes); ``lost`` names what was finished before a
-        kill and was not there after it, ``different`` what came out otherwise than in the unkilled run, ``left``
-        half-written files.
+        The figures: ``kills`` made (a run may end before the moment comes), and what was ``last_written`` before each;
+        ``lost`` names what was finished before a kill and was not there after it, ``different`` what came out otherwise
+        than in the unkilled run, ``left`` half-written files.
 
     Raises:
         RuntimeError: when a run ended with an error.
     """
-    lost, different, left, runs, made = [], [], [], 0, 0
+    lost, different, left, runs, struck = [], [], [], 0, Counter[str]()
     folder = place / "straight"
     folder.mkdir()
     going = never(folder, arguments)
@@ -176,7 +186,7 @@ def run(kills: Sequence[Kill], place: Path, arguments: Sequence[str] = ("--prese
             folder, before, runs = place / str(runs), {}, runs + 1
             folder.mkdir()
         going = kill(folder, arguments)
-        made += going
+        struck.update([stage(folder)] if going else [])
         kept = finished(folder)
         lost += [name for name, content in before.items() if kept.get(name) != content]
         before = kept
@@ -185,7 +195,8 @@ def run(kills: Sequence[Kill], place: Path, arguments: Sequence[str] = ("--prese
             different += [name for name in expected | came if expected.get(name) != came.get(name)]
             left += [str(path) for path in folder.rglob(".*.tmp")]
     return {
-        "kills": made,
+        "kills": struck.total(),
+        "last_written": dict(sorted(struck.items())),
         "runs": runs,
         "files_compared": len(expected),
         "lost": lost,
