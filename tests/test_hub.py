@@ -147,7 +147,7 @@ def test_a_folder_works_as_a_repository_does(tmp_path):
     for name in (tmp_path / "ann" / "cars", "ann/cars", "ann/cars/world_model"):
         assert same(WorldModel.from_pretrained(name), model)
     assert (Controller.from_pretrained("ann/cars").parameters == controller().parameters).all()
-    assert "# cars" in (tmp_path / "ann" / "cars" / "README.md").read_text()
+    assert 'world_model="path/to/cars"' in (tmp_path / "ann" / "cars" / "README.md").read_text()
 
 
 def test_no_controller_is_left_beside_another_world_model(tmp_path):

@@ -116,7 +116,9 @@ def push(
                 f"{to}: its controller would be left beside another world model: give one, remove it, or "
                 "choose another folder"
             )
-        _write(Path(to), Path(to).resolve().name, model, controller, results, note)
+        place = Path(to).resolve()
+        bundled = place.parent == artifact.PRETRAINED.resolve()  # others will have it elsewhere
+        _write(place, place.name if bundled else f"path/to/{place.name}", model, controller, results, note)
         return str(to)
     try:
         from huggingface_hub import HfApi
