@@ -91,7 +91,7 @@ class VAE(nn.Module):
         """Let a new V decode all z to about one colour, ``(3,)`` in [0, 1].
 
         At the mean of its frames it begins near them. Else its first steps make up for all of their brightness at once,
-        which can leave a decoder whose units are all dead, and z's without a use, where most of a picture is white.
+        and where most of a picture is white it may never learn more than the mean picture.
         """
         *_, bias = self.decoder.parameters()
         bias.copy_(torch.logit(colour, eps=1e-3))
