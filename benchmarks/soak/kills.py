@@ -152,8 +152,8 @@ def finished(folder: Path) -> dict[str, Any]:
 
 
 def stage(folder: Path) -> str:
-    """Return which part of a run was written last, such as "vae" or, of a round's, "rounds/sought"."""
-    files = [path for path in (folder / RUN).rglob("*") if path.is_file() and path.name != ".lock"]
+    """Return which part of a run was written last, such as "vae" or "rounds/sought"; its clocks don't count."""
+    files = [path for path in (folder / RUN).rglob("[!.]*") if path.is_file() and path.name != "seconds.json"]
     if not files:
         return "nothing"
     part, *rest = max(files, key=lambda path: path.stat().st_mtime_ns).relative_to(folder / RUN).parts
