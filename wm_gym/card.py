@@ -60,7 +60,7 @@ def card(
     if results is not None and not Path(results).is_dir():
         raise FileNotFoundError(f"{results}: no such folder of benchmarks' results")
     training, use = config.training, USE if config.task == CAR_RACING else USE_ANOTHER
-    lines = [f"# {name}", "", *_what(config, controller), "", use.format(name=name)]
+    lines = [f"# {name.removeprefix('path/to/')}", "", *_what(config, controller), "", use.format(name=name)]
     if controller is not None:
         lines.append(f'controller = wm_gym.Controller.from_pretrained("{name}")')
     lines += ["```", "", *_data_lines(training), *([f"- {note}"] if note else [])]
