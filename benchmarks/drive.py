@@ -1,4 +1,4 @@
-"""Watch the bundled controller: three real validation tracks beside three dreams, as a table, a video and a picture.
+"""Watch the bundled controller: three real validation tracks beside three dreams, as a table, a video and pictures.
 
 For example:
 
@@ -13,12 +13,16 @@ from typing import Any
 
 import gymnasium as gym
 import tyro
+from moviepy import VideoFileClip
 
 import wm_gym
 from training.drives import branch, drive, write_video
 from training.loop import VALIDATION_SEEDS
 from training.pictures import save_figure, strip
 from wm_gym.registration import env_ids
+
+SHOWN = 8
+"""Seconds of the animated picture."""
 
 
 @dataclass
@@ -34,11 +38,11 @@ class Args:
     steps: int = 1000
     """length of a drive at most"""
     out: Path = Path("runs/drive")
-    """folder for drive.mp4 and strip.png"""
+    """folder for drive.mp4, drive.gif and strip.png"""
 
 
 def main(args: Args) -> None:
-    """Drive, and write the table, the video and the picture."""
+    """Drive, and write the table, the video and the pictures."""
     controller = wm_gym.Controller.from_pretrained(args.controller)
     kwargs: dict[str, Any] = {"world_model": args.world_model, "max_episode_steps": args.steps}
     dream, real = (gym.make(env_id, **kwargs) for env_id in env_ids(args.world_model))
@@ -52,8 +56,12 @@ def main(args: Args) -> None:
     for seed, (driven, dreamt) in enumerate(drives, start=first):
         print(f"{seed:>8} {driven.score:>11.1f} {driven.steps:>6} {dreamt.score:>12.1f} {dreamt.steps:>6}")
     write_video(args.out / "drive.mp4", drives[0][0].frames, drives[0][1].frames, config)
+    with VideoFileClip(str(args.out / "drive.mp4")) as clip:
+        shown = clip.subclipped(0, min(SHOWN, clip.duration)).resized(width=320)
+        shown.write_gif(str(args.out / "drive.gif"), fps=8, logger=None)
     save_figure(strip(*branch(real, dream, controller, first), fps=config.task.fps), args.out / "strip.png")
     print(f"{args.out / 'drive.mp4'}: the real track (left) beside a dream (right)")
+    print(f"{args.out / 'drive.gif'}: the first {SHOWN} seconds of it")
     print(f"{args.out / 'strip.png'}: a real stretch over the dream that starts in it")
     real.close()
     dream.close()
