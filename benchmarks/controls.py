@@ -35,7 +35,7 @@ CONTROLS: dict[str, tuple[str, tuple[str, ...]]] = {
     "mode": ("--controller.sampling mode", KEPT),
     "untrained memory": ("--rnn.epochs 0", KEPT[:3]),
     "transformer": ("--rnn.memory transformer", KEPT[:3]),
-    "ensemble": ("--rnn.memory ensemble", KEPT[:3]),
+    "ensemble": ("--rnn.memory ensemble --rnn.ensemble.hidden-size 408", KEPT[:3]),
     "from scratch": ("--scripted-episodes 0 --random-episodes 160 --random-steps 1000", ()),
 }
 """What is changed, and what is taken from the base."""

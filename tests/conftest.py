@@ -81,6 +81,23 @@ def world_model_folder(tmp_path_factory: pytest.TempPathFactory, request: pytest
     return str(folder)
 
 
+@pytest.fixture(scope="session")
+def acrobot_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The folder of a saved small world model of Acrobot."""
+    folder = tmp_path_factory.mktemp("another") / "world_model"
+    make_world_model(ANOTHER).save(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def clean_registry() -> Iterator[None]:
+    """Forgets ids that a test registers."""
+    before = dict(gym.registry)
+    yield
+    gym.registry.clear()
+    gym.registry.update(before)
+
+
 @pytest.fixture(autouse=True)
 def one_torch_thread() -> None:
     """Tests run side by side; none gains from more threads."""

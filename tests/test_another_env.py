@@ -25,22 +25,6 @@ from wm_gym.world_model import WorldModel
 pytestmark = [pytest.mark.usefixtures("no_display")]
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A small world model of Acrobot."""
-    folder = tmp_path_factory.mktemp("another") / "world_model"
-    make_world_model(ANOTHER).save(folder)
-    return str(folder)
-
-
-@pytest.fixture
-def clean_registry():
-    before = dict(gym.registry)
-    yield
-    gym.registry.clear()
-    gym.registry.update(before)
-
-
 # --- the artifact --------------------------------------------------------------------------------------------------
 
 
@@ -98,8 +82,8 @@ def format_1(tmp_path):
     return made
 
 
-def test_the_artifact_keeps_its_task_and_needs_no_weights_to_tell(folder, format_1):
-    assert WorldModel.load(folder).config.task == task_of(folder) == ACROBOT
+def test_the_artifact_keeps_its_task_and_needs_no_weights_to_tell(acrobot_folder, format_1):
+    assert WorldModel.load(acrobot_folder).config.task == task_of(acrobot_folder) == ACROBOT
     assert task_of(format_1) == WorldModel.load(format_1).config.task == CAR_RACING
 
 
@@ -172,58 +156,15 @@ def test_counts_and_a_goal_go_together():
         replace(model.config, reward=replace(model.config.reward, goal=10.0))
 
 
-# --- registering ---------------------------------------------------------------------------------------------------
-
-
-def test_register_dream_registers_the_dream_its_lanes_and_the_real_env(folder, clean_registry):
-    real_id = wm_gym.register_dream("mine/DreamSwing-v3", folder)
-    assert real_id == "mine/LatentSwing-v3"
-    dream, real, lanes = gym.make("mine/DreamSwing-v3"), gym.make(real_id), gym.make_vec("mine/DreamSwing-v3", 2)
-    assert dream.observation_space == real.observation_space == lanes.single_observation_space
-    assert dream.action_space == real.action_space == lanes.single_action_space == gym.spaces.Discrete(3)
-    for each in (dream, real, lanes):
-        assert each.spec.max_episode_steps == 500
-        assert each.metadata["render_fps"] == 15
-        each.reset(seed=0)
-        each.close()
-
-
-@pytest.mark.parametrize("id", ["Acrobot-v0", "DreamAcrobot", "dreamAcrobot-v0", "Dream-v0", "mine/LatentFoo-v0", ""])
-def test_an_id_that_is_no_dreams_is_refused(folder, id):
-    with pytest.raises(ValueError, match="a dream's id is"):
-        wm_gym.register_dream(id, folder)
-
-
-def test_a_world_model_that_is_not_there_is_not_registered():
-    with pytest.raises(wm_gym.ArtifactError, match="nowhere: no such world_model"):
-        wm_gym.register_dream("DreamNowhere-v0", "nowhere")
-    assert "DreamNowhere-v0" not in gym.registry
-
-
-def test_ids_follow_from_the_task(folder, clean_registry):
-    assert env_ids("car_racing") == ("DreamCarRacing-v0", "LatentCarRacing-v0")
-    assert env_ids(folder) == env_ids(folder) == ("DreamAcrobot-v0", "LatentAcrobot-v0")
-
-
-def test_a_dream_of_another_task_than_its_id_says_is_refused(folder, clean_registry):
-    wm_gym.register_dream("DreamSwing-v0", folder)
-    for env_id, model, message in (
-        ("DreamCarRacing-v0", folder, "a world model of Acrobot-v1, expected one of CarRacing-v3"),
-        ("LatentCarRacing-v0", folder, "a world model of Acrobot-v1, expected one of CarRacing-v3"),
-        ("DreamSwing-v0", "car_racing", "a world model of CarRacing-v3, expected one of Acrobot-v1"),
-    ):
-        with pytest.raises(wm_gym.ArtifactError, match=message):
-            gym.make(env_id, world_model=model)
-    with pytest.raises(wm_gym.ArtifactError, match="expected one of CarRacing-v3"):
-        gym.make_vec("DreamCarRacing-v0", 2, world_model=folder)
-
-
 # --- the real env --------------------------------------------------------------------------------------------------
 
 
-def test_the_real_env_is_acrobot_as_it_renders_itself(folder):
-    model = WorldModel.from_pretrained(folder)
-    real, stock = gym.make(env_ids(folder)[1], world_model=folder), gym.make("Acrobot-v1", render_mode="rgb_array")
+def test_the_real_env_is_acrobot_as_it_renders_itself(acrobot_folder):
+    model = WorldModel.from_pretrained(acrobot_folder)
+    real, stock = (
+        gym.make(env_ids(acrobot_folder)[1], world_model=acrobot_folder),
+        gym.make("Acrobot-v1", render_mode="rgb_array"),
+    )
     observation, _ = real.reset(seed=4)
     stock.reset(seed=4)
     state = model.memory.initial_state(1)
@@ -240,12 +181,12 @@ def test_the_real_env_is_acrobot_as_it_renders_itself(folder):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_the_real_env_passes_gymnasiums_check(folder):
-    check_env(gym.make(env_ids(folder)[1], world_model=folder).unwrapped, skip_render_check=True)
+def test_the_real_env_passes_gymnasiums_check(acrobot_folder):
+    check_env(gym.make(env_ids(acrobot_folder)[1], world_model=acrobot_folder).unwrapped, skip_render_check=True)
 
 
-def test_the_dream_goes_on_from_a_real_moment(folder):
-    dream, real = (gym.make(env_id, world_model=folder) for env_id in env_ids(folder))
+def test_the_dream_goes_on_from_a_real_moment(acrobot_folder):
+    dream, real = (gym.make(env_id, world_model=acrobot_folder) for env_id in env_ids(acrobot_folder))
     observation, _ = real.reset(seed=0)
     for action in (2, 0, 0):
         observation, *_ = real.step(action)
@@ -253,16 +194,16 @@ def test_the_dream_goes_on_from_a_real_moment(folder):
     dream.step(1)
 
 
-def test_the_real_env_renders_its_own_frames_and_no_window(folder):
-    env = gym.make(env_ids(folder)[1], world_model=folder, render_mode="rgb_array")
+def test_the_real_env_renders_its_own_frames_and_no_window(acrobot_folder):
+    env = gym.make(env_ids(acrobot_folder)[1], world_model=acrobot_folder, render_mode="rgb_array")
     env.reset(seed=0)
     assert env.render().shape == (500, 500, 3)
     env.close()
     with pytest.raises(ValueError, match="render_mode must be one of"):
-        gym.make(env_ids(folder)[1], world_model=folder, render_mode="human")
+        gym.make(env_ids(acrobot_folder)[1], world_model=acrobot_folder, render_mode="human")
 
 
-def test_an_env_that_is_another_one_here_is_refused(folder):
+def test_an_env_that_is_another_one_here_is_refused(acrobot_folder):
     task = replace(ACROBOT, frame=(400, 600))
     with pytest.raises(
         TypeError, match=r"Acrobot-v1 observes .* but the world model was trained on frames of \(400, 600"
@@ -277,8 +218,8 @@ def test_the_small_world_model_is_of_acrobot(world_model):
     assert world_model.config.task == ACROBOT
 
 
-def test_no_gradient_flows_through_a_choice(folder, tmp_path):
-    args = train_controller.Args(world_model=folder, out=tmp_path, gradient=gradient.Args(steps=1))
+def test_no_gradient_flows_through_a_choice(acrobot_folder, tmp_path):
+    args = train_controller.Args(world_model=acrobot_folder, out=tmp_path, gradient=gradient.Args(steps=1))
     with pytest.raises(ValueError, match=r"choice of actions: use --gradient\.steps 0"):
         train_controller.main(replace(args, population=4, rollouts=1, track=False))
     with pytest.raises(ValueError, match="--env must be DreamAcrobot-v0 or LatentAcrobot-v0, got 'DreamCarRacing-v0'"):

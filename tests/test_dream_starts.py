@@ -39,6 +39,15 @@ def test_start_gives_the_latent_and_the_memory_of_its_window(env, world_model, i
 
 
 @every_task
+def test_a_refused_first_reset_spoils_nothing(make, coast):
+    env = make()
+    for kwargs in ({"seed": -1}, {"options": {"start": ALL_STARTS}}, {"options": {"begin": 1}}):
+        with pytest.raises((ValueError, gym.error.Error)):
+            env.reset(**kwargs)
+    env.reset(seed=0)
+    env.step(coast)
+
+
 @pytest.mark.parametrize("dtype", [int, np.int8, np.uint8, np.int32, np.uint64, np.array])
 def test_start_of_any_whole_number_type(env, world_model, dtype):
     observation, _ = env.reset(options={"start": dtype(11)})

@@ -9,12 +9,9 @@ import torch
 from conftest import assert_warns_only_of, drive, gentle_actions
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils.env_checker import check_env
-from gymnasium.vector import AutoresetMode
 from stable_baselines3.common.env_checker import check_env as check_env_for_sb3
 
 from wm_gym import RNNHiddenObservation, VAELatentObservation
-from wm_gym.evaluate import make_lanes, rollout
-from wm_gym.models.controller import Controller, ControllerConfig
 
 pytestmark = pytest.mark.usefixtures("box2d", "no_display")
 ID = "LatentCarRacing-v0"
@@ -157,67 +154,43 @@ def test_actions_of_any_real_type_are_taken(env, convert):
     assert rewards == same_rewards
 
 
-# --- rollout -------------------------------------------------------------------------------------------------------
+def test_a_refused_first_reset_spoils_nothing(world_model_folder):
+    env = gym.make(ID, world_model=world_model_folder)
+    for kwargs in ({"seed": -1}, {"options": {"start": 3}}):
+        with pytest.raises((ValueError, gym.error.Error)):
+            env.reset(**kwargs)
+    env.reset(seed=0)
+    env.step(GAS)
+    env.close()
 
 
-@pytest.fixture(scope="module")
-def processes(world_model_folder):
-    """Two lanes of six steps, each in a process of its own, and this process's threads (it had 3) after making them."""
-    torch.set_num_threads(3)
-    envs = make_lanes(ID, 2, world_model=world_model_folder, max_episode_steps=6)
-    yield envs, torch.get_num_threads()
-    envs.close()
+def test_a_state_is_a_copy_that_can_be_changed(env):
+    observation, _ = env.reset(seed=0)
+    state = env.get_wrapper_attr("get_state")()
+    for part in (state.z, *state.memory):
+        part.add_(1.0)
+    again, _ = env.reset(seed=0)
+    assert np.array_equal(again, observation)
+    assert np.array_equal(env.get_wrapper_attr("get_state")().z[0], observation[:32])
+    env.get_wrapper_attr("get_state")().z.add_(1.0)
+    expected = env.step(GAS)[0]
+    env.reset(seed=0)
+    assert np.array_equal(env.step(GAS)[0], expected)
 
 
-def test_lanes_in_processes_leave_this_process_its_threads(processes):
-    _, threads = processes
-    assert threads == 3
-
-
-def test_rollout_gives_the_same_scores_in_one_env_in_lanes_and_in_processes(world_model_folder, processes):
-    config = ControllerConfig()
-    driver = Controller(np.random.default_rng(0).normal(0, 0.1, config.parameters), config)
-    kwargs = {"world_model": world_model_folder, "max_episode_steps": 6}
-    seeds = [21, 22, 23]
-    disabled = {"autoreset_mode": AutoresetMode.DISABLED}
-    results = []
-    for env in (
-        gym.make(ID, **kwargs),
-        make_lanes(ID, 1, **kwargs),
-        gym.make_vec(ID, 2, vectorization_mode="sync", vector_kwargs=disabled, **kwargs),
-        processes[0],
-    ):
-        results.append(sorted(rollout(env, driver, seeds), key=lambda result: result.index))
-        env.close()
-    for result in results:
-        assert [episode.seed for episode in result] == seeds
-        assert [(episode.steps, episode.terminated, episode.finished) for episode in result] == [(6, False, None)] * 3
-        assert [episode.score for episode in result] == pytest.approx([episode.score for episode in results[0]])
-    assert len({episode.score for episode in results[0]}) == 3
-
-
-def test_rollout_refuses_lanes_that_reset_themselves(world_model_folder):
-    envs = gym.make_vec(ID, 1, vectorization_mode="sync", world_model=world_model_folder)
-    with pytest.raises(ValueError, match="DISABLED"):
-        next(rollout(envs, Controller(), [1]))
-    envs.close()
-
-
-def test_rollout_wants_a_policy_not_its_name(env):
-    with pytest.raises(TypeError, match=r"'car_racing' predicts no actions: wm_gym\.load_policy"):
-        next(rollout(env, "car_racing", [1]))
-
-
-def test_forked_lanes_step_after_torch_has_used_its_threads(world_model_folder):
-    torch.set_num_threads(2)
-    torch.ones(512, 512) @ torch.ones(512, 512)
-    envs = gym.make_vec("LatentCarRacing-v0", 1, vectorization_mode="async", world_model=world_model_folder)
-    try:
-        envs.reset_async(seed=0)
-        observation, _ = envs.reset_wait(timeout=60)
-        assert np.isfinite(observation).all()
-    finally:
-        envs.close(terminate=True)
+@pytest.mark.parametrize("render_mode", ["rgb_array", "state_pixels"])
+def test_lists_of_frames_are_rendered_as_gymnasiums_own_env_does(world_model_folder, render_mode):
+    env = gym.make(ID, world_model=world_model_folder, render_mode=f"{render_mode}_list")
+    stock = gym.make("CarRacing-v3", render_mode=f"{render_mode}_list")
+    for each in (env, stock):
+        each.reset(seed=0)
+        each.step(GAS)
+        each.step(GAS)
+    frames, expected = env.render(), stock.render()
+    assert len(frames) == len(expected) == 3
+    assert all(np.array_equal(*pair) for pair in zip(frames, expected, strict=True))
+    env.close()
+    stock.close()
 
 
 def test_a_solved_task_is_the_real_envs(env):

@@ -201,7 +201,7 @@ def test_an_agent_as_it_was_trained_drives_in_a_rollout(world_model_folder):
     driven = [episode.score for episode in wm_gym.rollout(dream, agent, [3])]
     mapped = [episode.score for episode in wm_gym.rollout(dream, RescaledPolicy(agent, dream.action_space), [3])]
     assert driven == mapped
-    with pytest.raises(ValueError, match="the policy was trained on"):
+    with pytest.raises(ValueError, match="the policy given was trained on"):
         next(wm_gym.rollout(gym.make("Pendulum-v1"), agent, [3]))
 
 
@@ -212,7 +212,7 @@ def test_episodes_are_monitored_and_videos_as_fast_as_the_env(world_model_folder
     assert envs.unwrapped.metadata["render_fps"] == 50  # where a `VecVideoRecorder` looks
 
 
-def test_the_temperature_of_all_lanes_can_be_changed(world_model_folder):
+def test_temperature_and_sampling_of_all_lanes_can_be_changed(world_model_folder):
     envs = make_sb3_vec(DREAM, 2, world_model=world_model_folder)
     envs.set_attr("temperature", 3.0)
     assert envs.get_attr("temperature") == [3.0, 3.0] and envs.unwrapped.envs.dream.temperature == 3.0
@@ -221,3 +221,8 @@ def test_the_temperature_of_all_lanes_can_be_changed(world_model_folder):
     single = gym.make(DREAM, world_model=world_model_folder)
     single.set_wrapper_attr("temperature", 2.0)
     assert single.unwrapped.dream.temperature == 2.0
+    envs.set_attr("sampling", "mode")
+    single.set_wrapper_attr("sampling", "mode")
+    assert {single.unwrapped.dream.sampling, envs.unwrapped.envs.dream.sampling} == {"mode"}
+    with pytest.raises(ValueError, match="sampling must be one of"):
+        envs.set_attr("sampling", "most")

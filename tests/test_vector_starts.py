@@ -15,6 +15,19 @@ def streams(envs):
 
 
 @every_task
+def test_each_lane_tells_the_seed_of_its_stream(make_vec, coast):
+    envs = make_vec(3)
+    assert envs.np_random_seed == (-1, -1, -1)
+    envs.reset(seed=5)
+    assert envs.np_random_seed == (5, 6, 7)
+    envs.reset(seed=[9, None, None])
+    envs.reset()
+    assert envs.np_random_seed == (9, 6, 7)
+    state = envs.get_state()
+    envs.reset(options={"state": state, "reset_mask": np.array([False, True, False])})
+    assert envs.np_random_seed == (9, -1, 7)
+
+
 @pytest.mark.parametrize("start", [13, np.int16(13), [0, 13, 23, 1], np.array([23, 2, 13, 4], np.uint8)])
 def test_start_option_of_one_or_of_each_lane(make_vec, make, start):
     observation, _ = make_vec(4).reset(seed=0, options={"start": start})

@@ -54,6 +54,11 @@ def __getattr__(name: str) -> Any:
     return getattr(import_module(_PUBLIC[name]), name)
 
 
+def __dir__() -> list[str]:
+    """Return all names, those not loaded yet among them."""
+    return sorted({*globals(), *__all__})
+
+
 register_pair(
     "DreamCarRacing-v0",
     "LatentCarRacing-v0",

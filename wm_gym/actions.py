@@ -71,8 +71,14 @@ class ActionConfig:
         return (np.expand_dims(action, -1) == np.arange(self.size)).astype(np.float32) if self.discrete else action
 
 
+ROUNDING = 1e-6
+"""Share of a Box's range by which rounding may put an action outside."""
+
+
 def check_action(action: Any, space: gym.Space) -> Any:
     """Return an action, or a batch of them for a batched space: float32 of a Box, int64 of choices.
+
+    What lies beyond a bound by `ROUNDING` of the range at most becomes the bound.
 
     Args:
         action: numbers of any real type; choices are of a whole one.
@@ -102,6 +108,10 @@ def check_action(action: Any, space: gym.Space) -> Any:
         low, high = np.broadcast_arrays(0, most - 1)
         narrow = values
     good = (narrow >= low) & (narrow <= high)  # False for NaN
+    if not good.all() and not choices:  # algorithms that scale actions to the bounds may miss them by a rounding
+        slack = ROUNDING * (high - low)
+        good = (narrow >= low - slack) & (narrow <= high + slack)
+        narrow = np.clip(narrow, low, high)
     if not good.all():
         index = tuple(int(i) for i in np.argwhere(~good)[0])
         name = f"action{list(index)}" if index else "action"
@@ -125,4 +135,4 @@ def draw_action(space: gym.Space, rng: np.random.Generator, lanes: tuple[int, ..
 def rescale(action: npt.NDArray[np.floating], box: Box) -> npt.NDArray[np.float32]:
     """Map actions from [-1, 1] to the bounds of a Box, whose last dimensions they have."""
     share = (np.clip(action, -1, 1) + 1) / 2
-    return (box.low + share * (box.high - box.low)).astype(np.float32)
+    return np.clip(box.low + share * (box.high - box.low), box.low, box.high).astype(np.float32)

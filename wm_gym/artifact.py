@@ -43,12 +43,17 @@ class ArtifactError(ValueError):
         super().__init__(message if len(message) < 2000 else f"{message[:2000]} ...")  # some quote what they found
 
 
+def bundled(kind: str) -> list[str]:
+    """Return the names of the artifacts of a kind that come with the package; a `Path` is none of them."""
+    return sorted(path.name for path in PRETRAINED.iterdir() if (path / kind).is_dir()) if PRETRAINED.is_dir() else []
+
+
 def resolve(name: str | Path, kind: str) -> Path:
     """Return the folder of a bundled name ("car_racing"), of the user's own path, or of a download.
 
     Args:
-        name: bundled name; folder of the artifact, or one that has it in a folder called as its kind; "user/name" of a
-            repository on the Hugging Face Hub, unless that is a path here.
+        name: bundled name, as a string; folder of the artifact, or one that has it in a folder called as its kind;
+            "user/name" of a repository on the Hugging Face Hub, unless that is a path here.
         kind: "world_model" or "controller".
 
     Raises:
@@ -59,8 +64,8 @@ def resolve(name: str | Path, kind: str) -> Path:
 
     if not isinstance(name, (str, Path)):
         raise TypeError(f"a {kind} is given as a bundled name or a folder, got {name!r}")
-    names = sorted(path.name for path in PRETRAINED.iterdir() if (path / kind).is_dir()) if PRETRAINED.is_dir() else []
-    folder = PRETRAINED / str(name) / kind if str(name) in names else Path(name)
+    names = bundled(kind)
+    folder = PRETRAINED / name / kind if name in names else Path(name)
     try:
         if not folder.exists() and put_aside(folder).is_dir():
             return put_aside(folder)

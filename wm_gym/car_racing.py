@@ -6,8 +6,8 @@ The task is that of ``DreamCarRacing-v0`` and ``LatentCarRacing-v0``:
 * Rewards: -0.1 a step, 1000 / N for each of the track's N tiles when it is first visited, -100 for leaving the
   playfield. A dream pays for the expected number of tiles, and N is the mean track length.
 * Starting state: at rest on the track that the seed makes.
-* End: when all tiles are visited (``info["lap_finished"]`` is True; in a dream, when it has paid for N tiles), or the
-  car leaves the playfield (False). The time limit is 1000 steps, 20 seconds.
+* End: when all tiles are visited, or the start is crossed after 95 % of them (``info["lap_finished"]`` is True; in a
+  dream when it has paid for N tiles), or the car leaves the playfield (False). The time limit is 1000 steps.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def make(render_mode: str | None = None, fast: bool = True, **kwargs: Any) -> gy
     """Return gymnasium's CarRacing-v3, without its time limit.
 
     Args:
-        render_mode: CarRacing's own: None, "human", "rgb_array" or "state_pixels".
+        render_mode: CarRacing's own: None, "human", "rgb_array" or "state_pixels", the last two also with "_list".
         fast: draw the same pixels faster, with `FastCarRacing`; False for gymnasium's own drawing.
         **kwargs: CarRacing's, such as ``domain_randomize``.
 
@@ -66,13 +66,15 @@ def make(render_mode: str | None = None, fast: bool = True, **kwargs: Any) -> gy
 
     from wm_gym.envs.fast_car_racing import FastCarRacing
 
-    check_render_mode(render_mode, CarRacing.metadata)
+    single = render_mode.removesuffix("_list") if isinstance(render_mode, str) else render_mode
+    check_render_mode(single, CarRacing.metadata)
     for name, value in {"fast": fast, **kwargs}.items():
         if name in SWITCHES:
             check_flag(name, value)
     # CarRacing reads it in the middle of a step
     check_number("lap_complete_percent", kwargs.get("lap_complete_percent", 0.95), 0, 1)
-    return (FastCarRacing if fast else CarRacing)(render_mode=render_mode, **kwargs)
+    env = (FastCarRacing if fast else CarRacing)(render_mode=single, **kwargs)
+    return env if single == render_mode else gym.wrappers.RenderCollection(env)
 
 
 def tiles(env: gym.Env) -> tuple[int, int] | None:

@@ -113,7 +113,7 @@ def _result_lines(
 
 
 def _rounds_table(training: Mapping[str, Any]) -> list[str]:
-    if "rounds" not in training:
+    if not {"rounds", "candidates", "finalists"} <= training.keys():
         return []
     lines = ["", "| round | real frames | dream score | real score (validation) | all candidates | minutes |"]
     lines += ["|---|---|---|---|---|---|"]

@@ -61,4 +61,4 @@ def check_running(running: bool | None) -> None:
         gymnasium.error.ResetNeeded: if none is running.
     """
     if not running:
-        raise ResetNeeded("no episode is running: call reset() before step() or get_state()")
+        raise ResetNeeded("no episode is running: call reset() first")

@@ -41,7 +41,7 @@ class Dream:
 
     Attributes:
         disagreement: about the last step, of doubters that follow or an ensemble's members, ``(N,)``; None where there
-            is none, or before a step.
+            is none, or before the first step.
 
     Raises:
         ValueError: for a value outside of these, or a penalty or limit of a memory that nothing doubts.
@@ -235,7 +235,7 @@ class Dream:
 
 
 class Tempered:
-    """Part of an env that is made of a `Dream`: its temperature, to read and to set."""
+    """Part of an env that is made of a `Dream`: how it draws, to read and to set while it runs."""
 
     dream: Dream
 
@@ -247,3 +247,12 @@ class Tempered:
     @temperature.setter
     def temperature(self, temperature: float) -> None:
         self.dream.set_sampling(temperature, self.dream.sampling)
+
+    @property
+    def sampling(self) -> str:
+        """How z is drawn, "sample" or "mode"; a new one counts from the next step on."""
+        return self.dream.sampling
+
+    @sampling.setter
+    def sampling(self, sampling: str) -> None:
+        self.dream.set_sampling(self.dream.temperature, sampling)

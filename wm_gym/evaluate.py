@@ -11,6 +11,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
 from wm_gym.car_racing import CAR_RACING
+from wm_gym.models.controller import Controller
 from wm_gym.policies import Policy, fit
 
 FINISHED = ("lap_finished", "is_success")
@@ -77,17 +78,30 @@ def rollout(
         deterministic: passed on to the policy.
 
     Raises:
-        TypeError: for what can't predict actions, as the name of a policy.
-        ValueError: for a vector env that resets by itself, and an agent that was trained on other spaces.
+        TypeError: for what can't predict actions, as the name of a policy, and for what is no env of gymnasium.
+        ValueError: for a vector env that resets by itself, a policy that was made for other spaces, and a population
+            of controllers that is not one for each lane.
     """
+    if not isinstance(env, (gym.Env, VectorEnv)):
+        raise TypeError(
+            f"rollout takes an env or a vector env of gymnasium, got {env!r}: Stable-Baselines3 has "
+            "evaluate_policy for its own"
+        )
     if not isinstance(policy, Policy):
         raise TypeError(f"{policy!r} predicts no actions: wm_gym.load_policy(name, env) gives the policy of a name")
     envs = env if isinstance(env, VectorEnv) else single_lane(env)
-    if hasattr(policy, "action_space"):
-        policy = fit(policy, envs.single_observation_space, envs.single_action_space)
-    if envs.metadata["autoreset_mode"] != AutoresetMode.DISABLED:
-        raise ValueError(f"rollout needs autoreset_mode=DISABLED, got {envs.metadata['autoreset_mode']}")
-    tracks = list(seeds)
+    policy = fit(policy, envs.single_observation_space, envs.single_action_space)
+    if (mode := envs.metadata.get("autoreset_mode")) != AutoresetMode.DISABLED:
+        raise ValueError(f"rollout needs autoreset_mode=DISABLED, got {mode}")
+    if isinstance(policy, Controller) and policy.parameters.ndim == 2 and len(policy.parameters) != envs.num_envs:
+        raise ValueError(
+            f"a population of {len(policy.parameters)} controllers drives as many lanes, got {envs.num_envs}: "
+            "member(i) is one of them"
+        )
+    return _episodes(envs, policy, [int(seed) for seed in seeds], deterministic)
+
+
+def _episodes(envs: VectorEnv, policy: Policy, tracks: list[int], deterministic: bool) -> Iterator[EpisodeResult]:
     if not tracks:
         return
     lanes = envs.num_envs

@@ -168,6 +168,9 @@ def check(args: Args, render_mode: str) -> None:
     for name in ("env", "hands", "render_mode", "video", "episodes", "max_steps") if args.browser else ():
         if getattr(args, name) != getattr(Args, name):
             raise SystemExit(f"--browser and --{name} exclude each other: leave one out")
+    for name, least in (("seed", 0), ("episodes", 1), ("max_steps", 1)):
+        if (given := getattr(args, name)) < least and (name, given) != ("max_steps", -1):
+            raise SystemExit(f"--{name} must be at least {least}, got {given}")
     if args.video is not None and args.video.suffix != ".mp4":
         raise SystemExit(f"--video must name an .mp4 file, got {args.video}")
     if args.hands and args.policy != Args.policy:
@@ -199,7 +202,7 @@ def main(args: Args) -> None:
     """Play the episodes and print what each came to.
 
     Raises:
-        SystemExit: for arguments that can't be, see `check`.
+        SystemExit: for arguments that can't be, see `check`, and what can't be loaded.
     """
     windowed = args.hands or (args.video is None and not args.browser)
     render_mode = args.render_mode or ("human" if windowed else "rgb_array")
@@ -208,10 +211,15 @@ def main(args: Args) -> None:
     if args.browser:
         browse(args)
         return
-    env = gym.make(args.env, world_model=args.world_model, render_mode=render_mode, max_episode_steps=args.max_steps)
+    try:
+        env = gym.make(
+            args.env, world_model=args.world_model, render_mode=render_mode, max_episode_steps=args.max_steps
+        )
+        policy = Keyboard(env.observation_space) if args.hands else wm_gym.load_policy(args.policy, env, args.seed)
+    except (ValueError, TypeError, FileNotFoundError) as error:
+        raise SystemExit(str(error)) from error
     recording = Video(args.video, env.metadata["render_fps"]) if args.video else nullcontext()
     with recording as video, Screen(env, video) as screen:
-        policy = Keyboard(env.observation_space) if args.hands else wm_gym.load_policy(args.policy, env, args.seed)
         for episode in wm_gym.rollout(screen, policy, range(args.seed, args.seed + args.episodes)):
             lap = ", lap finished" if episode.finished else ""
             print(f"seed {episode.seed}: score {episode.score:.1f} in {episode.steps} steps{lap}", flush=True)

@@ -124,19 +124,37 @@ class RescaledPolicy:
         return rescale(action, self.space), state
 
 
-def fit(policy: Any, observation_space: gym.Space, action_space: gym.Space, name: str = "the policy") -> Policy:
-    """Return an agent of Stable-Baselines3 as a policy for an env's spaces; one that acts from -1 to 1 is mapped.
+def fit(policy: Any, observation_space: gym.Space, action_space: gym.Space, name: str | Path = "given") -> Policy:
+    """Return a policy for an env's spaces: an agent of Stable-Baselines3 that acts from -1 to 1 is mapped.
+
+    Args:
+        policy: a controller or an agent, which tell their spaces; any other is taken as it is.
+        observation_space: of the env.
+        action_space: of the env.
+        name: of the policy, for messages.
 
     Raises:
-        ValueError: when it was trained on other spaces.
+        ValueError: when it was made for other spaces.
     """
+    from wm_gym.models.controller import Controller
+
+    if isinstance(policy, Controller):
+        config = policy.config
+        if observation_space.shape != (config.observation_size,) or action_space != config.actions.space:
+            raise ValueError(
+                f"the controller {name} maps {config.observation_size} observations to {config.actions.space}, "
+                f"but the env has {observation_space} and {action_space}: it drives with its own world model alone"
+            )
+        return policy
+    if not hasattr(policy, "action_space"):
+        return policy
     seen = policy.observation_space == observation_space
     if seen and policy.action_space == action_space:
         return policy
     if seen and isinstance(action_space, gym.spaces.Box) and policy.action_space == unit_box(action_space):
         return RescaledPolicy(policy, action_space)
     raise ValueError(
-        f"{name} was trained on {policy.observation_space} and {policy.action_space}, "
+        f"the policy {name} was trained on {policy.observation_space} and {policy.action_space}, "
         f"but the env has {observation_space} and {action_space}"
     )
 
@@ -173,14 +191,7 @@ def load_policy(name: str | Path, env: gym.Env | gym.vector.VectorEnv, seed: int
         return _load_sb3(Path(name), observation_space, action_space)
     from wm_gym.models.controller import Controller
 
-    controller = Controller.from_pretrained(name)
-    config = controller.config
-    if observation_space.shape != (config.observation_size,) or action_space != config.actions.space:
-        raise ValueError(
-            f"the controller {name} maps {config.observation_size} observations to {config.actions.space}, "
-            f"but the env has {observation_space} and {action_space}: it drives with its own world model alone"
-        )
-    return controller
+    return fit(Controller.from_pretrained(name), observation_space, action_space, name)
 
 
 def _load_sb3(path: Path, observation_space: gym.Space, action_space: gym.Space) -> Policy:
@@ -198,4 +209,4 @@ def _load_sb3(path: Path, observation_space: gym.Space, action_space: gym.Space)
         raise ValueError(
             f"can't tell the algorithm of {path} by the first word of its name, as in ppo_dream.zip: {error}"
         ) from error
-    return fit(kind.load(path, device="cpu"), observation_space, action_space, str(path))
+    return fit(kind.load(path, device="cpu"), observation_space, action_space, path)

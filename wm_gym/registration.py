@@ -16,8 +16,12 @@ DREAM_ID = re.compile(r"(?P<space>([\w-]+/)?)Dream(?P<name>[\w.-]+-v\d+)")
 
 
 def register_pair(dream: str, real: str, **settings: Any) -> None:
-    """Register the ids of a dream, single and vectorised, and of its real env, with the same settings."""
-    vector = "wm_gym.envs.dream_vector:DreamVectorEnv"
+    """Register the ids of a dream, single and vectorised, and of its real env, with the same settings.
+
+    Gymnasium's checker of envs is off: once it has seen a reset refused, it fails at every step that follows. These
+    envs check their calls themselves.
+    """
+    vector, settings = "wm_gym.envs.dream_vector:DreamVectorEnv", {"disable_env_checker": True, **settings}
     gym.register(dream, "wm_gym.envs.dream:DreamEnv", vector_entry_point=vector, **settings)
     gym.register(real, "wm_gym.envs.latent:LatentEnv", **settings)
 
@@ -40,13 +44,18 @@ def register_dream(id: str, world_model: str | Path) -> str:
         ValueError: for an id that does not begin with Dream or has no version.
         wm_gym.ArtifactError: when there is no such world model, or its config is not readable.
     """
-    match = DREAM_ID.fullmatch(id)
+    match = DREAM_ID.fullmatch(id) if isinstance(id, str) else None
     if match is None:
-        raise ValueError(f"a dream's id is Dream..., as in DreamAcrobot-v0, got {id!r}")
+        raise ValueError(f"a dream's id begins with Dream and ends with a version, as DreamAcrobot-v0, got {id!r}")
     task, real = task_of(world_model), f"{match['space']}Latent{match['name']}"
-    kwargs = {"world_model": str(world_model), "task": task.env}
+    if world_model not in artifact.bundled("world_model") and Path(world_model).exists():
+        world_model = Path(world_model).resolve()  # the same one wherever the process goes
     limits: dict[str, Any] = {"max_episode_steps": task.max_episode_steps, "reward_threshold": task.solved}
-    register_pair(id, real, **limits, kwargs=kwargs)
+    settings = {**limits, "kwargs": {"world_model": str(world_model), "task": task.env}}
+    for each in (id, real):
+        if (known := gym.registry.get(each)) and {key: getattr(known, key) for key in settings} == settings:
+            gym.registry.pop(each)  # the same again, as in a notebook, deserves no warning
+    register_pair(id, real, **settings)
     return real
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, lru_cache
+from multiprocessing import current_process
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -251,7 +252,8 @@ class WorldModel:
     def from_pretrained(cls, name: str | Path = "car_racing", device: str | torch.device = "cpu") -> WorldModel:
         """Return a bundled world model, one from a folder, or one of the Hugging Face Hub; loaded once per process.
 
-        The returned object is shared: to change its weights, use `load`.
+        The returned object is shared: to change its weights, use `load`. In a vector env's worker process torch has one
+        thread from then on.
 
         Args:
             name: bundled name, folder, or "user/name" of a repository, see `wm_gym.artifact.resolve`.
@@ -263,6 +265,8 @@ class WorldModel:
             ValueError: for a device that torch can't use here.
         """
         folder = artifact.resolve(name, "world_model").resolve()
+        if current_process().daemon:  # a vector env's worker: they share the cores, and torch's threads die in a fork
+            torch.set_num_threads(1)
         try:
             torch.zeros(1, device=str(device)).cpu()
         except (AssertionError, RuntimeError) as error:  # torch's two ways to say no

@@ -109,7 +109,7 @@ class RNNHiddenObservation(gym.Wrapper, gym.utils.RecordConstructorArgs):
         if world_model is None and not env.has_wrapper_attr("world_model"):
             raise TypeError(f"{env} observes no latents: wrap it in VAELatentObservation first, or give a world_model")
         found = env.get_wrapper_attr("world_model") if world_model is None else None
-        self.world_model = found or WorldModel.from_pretrained(str(world_model), device)
+        self.world_model = found or WorldModel.from_pretrained(world_model or "", device)
         config, self._actions = self.world_model.config.memory, self.world_model.config.task.actions
         if env.observation_space.shape != (config.latent_size,) or env.action_space != self._actions.space:
             raise TypeError(
@@ -161,7 +161,8 @@ class RNNHiddenObservation(gym.Wrapper, gym.utils.RecordConstructorArgs):
         check_running(self._running is not None)
         z, done, goal = torch.from_numpy(self._z), progress(self), self.world_model.config.reward.goal
         gained = 0.0 if done is None or goal is None else done[0] / done[1] * goal
-        return DreamState.of(z.to(self.world_model.device).unsqueeze(0), self._state, gained, np.random.default_rng())
+        z = z.to(self.world_model.device).unsqueeze(0)
+        return DreamState.of(z, self._state, gained, np.random.default_rng())[:]  # a copy
 
     def close(self) -> None:
         """End the episode, and close the env below; `reset` begins again."""

@@ -67,6 +67,7 @@ class DreamEnv(Tempered, gym.Env):
     ``reset(options={"start": i})`` picks one; ``reset(options={"state": s})`` continues from ``get_state()``: with the
     state's own random stream, or, given a ``seed``, into another future. The time limit then starts afresh. A state of
     other shapes or types is refused, and one with numbers that no dream comes to: NaN, beyond ±1e6, beyond the goal.
+    One that was taken after an end goes on beyond it.
 
     ## Episode Termination
     When the world model draws an end, or when the gains of the dream reach the config's goal, if it has one. In
@@ -76,7 +77,7 @@ class DreamEnv(Tempered, gym.Env):
     goes on there, but the model knows too little of it.
 
     ## Information
-    At the end of an episode whether it was a success, where the real env says so, under the same name. Where a penalty
+    Where there is a goal, at the end of an episode whether it was reached, under the real env's name. Where a penalty
     or a limit is given, the world model's doubters, if it has some, follow the dream: ``info["disagreement"]`` tells at
     each step how far apart the memories are: the variance of their means of the next latent, in units of the
     variance that they expect themselves (see `wm_gym.models.memory.disagreement`). An ensemble tells its members', at
@@ -88,7 +89,7 @@ class DreamEnv(Tempered, gym.Env):
     * ``temperature``: τ of the latent mixture, from 0.001 to 1000; above 1, dreams are less certain. Also an attribute,
       which can be set at any time: ``env.unwrapped.temperature = 1.5``.
     * ``sampling``: "sample", or "mode" for the deterministic dream: the mean of the likeliest Gaussian, and an end
-      where its probability exceeds 0.5.
+      where its probability exceeds 0.5. An attribute, too.
     * ``starts``: "episode" or "any".
     * ``disagreement_penalty``: λ; the reward of a step is less by λ · disagreement. 0 by default.
     * ``disagreement_limit``: truncates an episode where the disagreement exceeds it; None, the default, for never, and
@@ -170,7 +171,8 @@ class DreamEnv(Tempered, gym.Env):
         self._running = not (terminated or truncated)
         if self.render_mode == "human":
             self.render()
-        info: dict[str, Any] = {self.task.finished: bool(finished[0])} if terminated and self.task.finished else {}
+        told = self.task.finished if terminated and self.dream.reward.goal is not None else None
+        info: dict[str, Any] = {told: bool(finished[0])} if told else {}
         if self.dream.disagreement is not None:
             info["disagreement"] = float(self.dream.disagreement[0])
         return self.dream.observation[0], float(reward[0]), terminated, truncated, info

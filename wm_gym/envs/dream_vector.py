@@ -47,7 +47,8 @@ class DreamVectorEnv(Tempered, VectorEnv):
         disagreement_limit: as in the single env.
 
     Options of `reset`: ``reset_mask`` (boolean ``(N,)``: reset these lanes only), ``start`` (one index or ``(N,)``),
-    ``state`` (a `DreamState` of N lanes, or of one that is branched into every lane that is reset).
+    ``state`` (a `DreamState` of N lanes, or of one that is branched into every lane that is reset: into the same dream
+    in each, with the state's own random stream, or with a ``seed`` into as many futures).
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"]}  # noqa: RUF012 (as VectorEnv)
@@ -86,6 +87,7 @@ class DreamVectorEnv(Tempered, VectorEnv):
         self.single_action_space = self.task.actions.space
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
+        self._seeds = [-1] * num_envs
         self._steps = np.zeros(num_envs, dtype=np.int64)
         self._over = np.zeros(num_envs, dtype=bool)
         self._begun = np.zeros(num_envs, dtype=bool)
@@ -94,6 +96,11 @@ class DreamVectorEnv(Tempered, VectorEnv):
     def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
         """Each lane's random stream."""
         return tuple(self.dream.rngs)
+
+    @property
+    def np_random_seed(self) -> tuple[int, ...]:  # type: ignore[override]
+        """The seed of each lane's random stream, -1 where it has none: before a reset with one, and from a state."""
+        return tuple(self._seeds)
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
@@ -119,7 +126,12 @@ class DreamVectorEnv(Tempered, VectorEnv):
             if len(state) not in (1, self.num_envs):
                 raise ValueError(f"options['state'] must have 1 or {self.num_envs} lanes, got {len(state)}")
             state = state[np.zeros_like(lanes) if len(state) == 1 else lanes]
-        self.dream.reset(lanes, self._streams(seed, lanes), start, state)
+        seeds = self._lane_seeds(seed, lanes)
+        streams = [None if each is None else seeding.np_random(each)[0] for each in seeds]
+        self.dream.reset(lanes, streams, start, state)
+        for lane, each in zip(lanes, seeds, strict=True):
+            if each is not None or state is not None:
+                self._seeds[lane] = -1 if each is None else each
         self._steps[mask], self._over[mask] = 0, False
         self._begun |= mask
         return self.dream.observation, {}
@@ -165,7 +177,7 @@ class DreamVectorEnv(Tempered, VectorEnv):
         if self._over.any():
             for lane in np.flatnonzero(self._over):
                 info: dict[str, Any] = {}
-                if terminated[lane] and self.task.finished:
+                if terminated[lane] and self.task.finished and self.dream.reward.goal is not None:
                     info = {self.task.finished: bool(finished[lane])}
                 if self.autoreset_mode == AutoresetMode.SAME_STEP:
                     if disagreement is not None:
@@ -212,12 +224,10 @@ class DreamVectorEnv(Tempered, VectorEnv):
             raise ValueError(f"options['reset_mask'] must be ({self.num_envs},) with a lane to reset, got {mask}")
         return mask
 
-    def _streams(
-        self, seed: int | Sequence[int | None] | None, lanes: npt.NDArray[np.int64]
-    ) -> list[np.random.Generator | None] | None:
-        """Return the new random stream of some lanes; None where a lane keeps its own."""
+    def _lane_seeds(self, seed: int | Sequence[int | None] | None, lanes: npt.NDArray[np.int64]) -> list[int | None]:
+        """Return the seeds of some lanes; None where a lane keeps its random stream."""
         if seed is None:
-            return None
+            return [None] * len(lanes)
         if isinstance(seed, (int, np.integer)):
             seeds: list[Any] = [int(seed) + lane for lane in range(self.num_envs)]
         elif isinstance(seed, Sequence) or (isinstance(seed, np.ndarray) and seed.ndim):
@@ -228,5 +238,4 @@ class DreamVectorEnv(Tempered, VectorEnv):
             raise ValueError(f"expected {self.num_envs} seeds, one a lane, got {len(seeds)}")
         if not all(value is None or (isinstance(value, (int, np.integer)) and value >= 0) for value in seeds):
             raise ValueError(f"seeds are whole numbers from 0, or None to keep a lane's stream, got {seed}")
-        chosen = [seeds[lane] for lane in lanes]
-        return [None if value is None else seeding.np_random(int(value))[0] for value in chosen]
+        return [None if seeds[lane] is None else int(seeds[lane]) for lane in lanes]

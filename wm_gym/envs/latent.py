@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from multiprocessing import parent_process
 from typing import Any
 
 import gymnasium as gym
-import torch
 
 from wm_gym.envs.dream import dreamt_model
 from wm_gym.tasks import make_env
@@ -39,15 +37,13 @@ def LatentEnv(
     * ``world_model``: bundled name, folder, or user/name on the Hugging Face Hub. Its config names the env.
     * ``task``: id of the env that it must be of; None, the default, for any.
     * ``render_mode``: the env's own; of one that is seen as it renders itself, None or "rgb_array".
-    * ``device``: where encoder and memory run, in a worker process on one thread of the CPU.
+    * ``device``: where encoder and memory run, in a vector env's worker on one thread of the CPU.
     * ``fast``: draw CarRacing's pixels faster, with `FastCarRacing`; False for gymnasium's own drawing.
     * further keyword arguments go to the env, such as CarRacing's ``domain_randomize``.
 
     ## Version History
     * v0: CarRacing-v3 of gymnasium 1.x.
     """
-    if parent_process() is not None:  # workers share the cores; and torch's threads do not outlive a fork
-        torch.set_num_threads(1)
     model = dreamt_model(world_model, device, task)
     env = make_env(model.config.task, render_mode, fast, **kwargs)
     return RNNHiddenObservation(VAELatentObservation(env, world_model, device), device=device)
