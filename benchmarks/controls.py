@@ -12,15 +12,15 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import tyro
 
-from benchmarks.report import RESULTS, write_report
+from benchmarks.report import RESULTS, command, write_report
 from training import loop
-from training.checkpoints import read_log
+from training.checkpoints import load_checkpoint, read_log
 from training.closed_loop import VALIDATION_SEEDS
 from training.presets import parse
 
@@ -48,7 +48,7 @@ ROUND = "--rounds 1 --finalists 1 --own-episodes 4"
 class Args:
     """What to compare."""
 
-    base: Path
+    base: Path = Path("runs/base")
     """run of the laptop preset whose first drives, V and M the controls share, as they are before its first round"""
     seed: int = 0
     """of that run"""
@@ -86,8 +86,15 @@ def main(args: Args) -> None:
     """Run the controls, and write each one's scores as it ends.
 
     Raises:
-        ValueError: for an unknown control.
+        ValueError: for an unknown control, or a file whose controls had another base.
     """
+    encoder = load_checkpoint(args.base / "latents" / "vae.pt")["fingerprint"]
+    former: dict[str, Any] = {"base": encoder, "controls": {}}
+    if args.out.is_file():
+        former = json.loads(args.out.read_text())
+    if former.get("base") != encoder:
+        raise ValueError(f"{args.out} holds controls of another base than {args.base}: choose another --out")
+    lines = former["controls"]
     if unknown := set(args.controls) - set(CONTROLS):
         raise ValueError(f"no such controls: {sorted(unknown)}; expected some of {list(CONTROLS)}")
     for name in args.controls:
@@ -99,7 +106,6 @@ def main(args: Args) -> None:
         settings = parse(f"--preset laptop {how} {flags}".split())
         final = loop.main(settings)
         (line,) = read_log(run / "rounds.jsonl")
-        lines: dict[str, Any] = json.loads(args.out.read_text())["controls"] if args.out.is_file() else {}
         lines[name] = {
             "flags": flags,
             "seed": args.seed,
@@ -114,7 +120,12 @@ def main(args: Args) -> None:
         }
         print(name, {key: round(lines[name][key]["mean"], 1) for key in ("real", "dream")})
         seeds = [VALIDATION_SEEDS[0], VALIDATION_SEEDS[-1]]
-        write_report(args.out, {"command": "python -m benchmarks.controls", "seeds": seeds, "controls": lines})
+        record = {
+            "command": command("controls", replace(args, controls=Args.controls)),
+            "base": encoder,
+            "seeds": seeds,
+        }
+        write_report(args.out, {**record, "controls": lines})
 
 
 if __name__ == "__main__":

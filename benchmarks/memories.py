@@ -97,7 +97,8 @@ def along_drives(model: WorldModel, episodes: Sequence[LatentEpisode], seed: int
 
     Returns:
         The mean ``nll`` in nats, the RMSE of the mixture's mean against the real mu, and the rank correlations of each
-        step's RMSE with the ``spread`` that was expected and with the ``disagreement`` (None of a lone memory).
+        step's RMSE against the z that was drawn, which is what the memory learns to expect, with the ``spread`` that
+        was expected and with the ``disagreement`` (None of a lone memory).
     """
     memory, generator, found = model.memory, torch.Generator().manual_seed(seed), []
     for episode in episodes:
@@ -105,12 +106,13 @@ def along_drives(model: WorldModel, episodes: Sequence[LatentEpisode], seed: int
         z = draw(part, model.config.latent, generator)
         hidden, _ = memory.unroll(z[:, :-1], part.actions, memory.initial_state(1))
         prediction = memory.predict(hidden)
-        error = (mixture_mean(prediction) - part.mu[:, 1:]).square().mean(-1).sqrt()
-        columns = [mixture_nll(prediction, z[:, 1:]), error, mixture_spread(prediction).mean(-1)]
+        mean = mixture_mean(prediction)
+        errors = [(mean - real[:, 1:]).square().mean(-1).sqrt() for real in (part.mu, z)]
+        columns = [mixture_nll(prediction, z[:, 1:]), *errors, mixture_spread(prediction).mean(-1)]
         columns += [] if prediction.disagreement is None else [prediction.disagreement]
         found.append(torch.cat(columns).cpu().numpy())
-    nll, error, *doubts = np.concatenate(found, axis=1)
-    correlations = [float(spearmanr(doubt, error).statistic) for doubt in doubts]
+    nll, error, missed, *doubts = np.concatenate(found, axis=1)
+    correlations = [float(spearmanr(doubt, missed).statistic) for doubt in doubts]
     return {
         "nll": float(nll.mean()),
         "z_rmse": float(np.sqrt(np.square(error).mean())),

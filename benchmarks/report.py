@@ -17,8 +17,8 @@ TEST_SEEDS = range(2_000_000, 2_000_100)
 FURTHER_SEEDS = range(2_000_100, 2_000_200)
 """Tracks that show whether a reported score holds on others."""
 
-ALIKE = ("out", "runs", "run", "workers", "ray")
-"""Arguments with which a benchmark measures the same."""
+ALIKE = ("runs", "run", "workers", "ray")
+"""Arguments with which a benchmark measures the same and writes the same file."""
 
 PACKAGES = ("wm-gym", "torch", "gymnasium", "numpy", "pygame-ce", "Box2D")
 

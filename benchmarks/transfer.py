@@ -7,8 +7,8 @@
 Each policy must have learnt on this world model's latents: a round's controllers know those of that round alone.
 
 Then the world model alone is held against real drives: how long its dreams stay true, whether its mixture knows what
-it does not know, and whether it sees failures coming. What a policy scored is kept in ``<out>.drives.jsonl`` beside the
-JSON, so that a stopped measurement goes on.
+it does not know, and whether it sees failures coming. What a policy scored in each episode is kept in
+``<out>.drives.jsonl`` beside the JSON, so that a stopped measurement goes on.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from benchmarks.calibration import BINS, calibration, real_drives
 from benchmarks.report import RESULTS, TEST_SEEDS, command, write_report
 from training import closed_loop, open_loop
 from training.checkpoints import append_log, read_log
-from training.closed_loop import VALIDATION_SEEDS
+from training.closed_loop import VALIDATION_SEEDS, take
 from training.drives import GAP_EVERY, gap
 from training.driving import drive
 from training.encode import fingerprint
@@ -44,8 +44,8 @@ from wm_gym.registration import env_ids, task_of
 from wm_gym.world_model import WorldModel
 
 GOOD = 300.0
-"""Real score of CarRacing's policies among which the comparison is made again: those that drive. Of another env it is
-the mean of the worst and the best real score."""
+"""Real score of CarRacing's trained policies among which the comparison is made again: those that drive. Of another env
+it is the mean of the worst and the best real score."""
 
 Array = npt.NDArray[np.floating]
 
@@ -126,7 +126,7 @@ def identity(name: str, policy: Policy, model: WorldModel) -> str:
 
 def measure(args: Args, name: str, policy: Policy) -> dict[str, Any]:
     """Return what a policy scores on real tracks and in dreams, and what the alarm says of these dreams."""
-    seeds, config = TEST_SEEDS[: args.tracks], WorldModel.from_pretrained(args.world_model).config
+    seeds, config = take(TEST_SEEDS, args.tracks), WorldModel.from_pretrained(args.world_model).config
     driver = policy if isinstance(policy, Controller) else name  # others are loaded where they drive
     dream, real = (
         drive(env, driver, args.world_model, seeds, lanes, args.ray)
@@ -134,6 +134,7 @@ def measure(args: Args, name: str, policy: Policy) -> dict[str, Any]:
     )
     return {
         **{name: closed_loop.scores(drives, config.task) for name, drives in (("real", real), ("dream", dream))},
+        "scores": {name: [each.result.score for each in drives] for name, drives in (("real", real), ("dream", dream))},
         "worst_track": min(real, key=lambda each: each.result.score).result.seed,
         "alarms": closed_loop.alarms(dream, config.reward),
     }
@@ -152,28 +153,47 @@ def mmrv(real: Array, dream: Array) -> float:
     return float((np.abs(differences) * wrong).max(axis=1).mean())
 
 
+def correlation(kind: str, one: Array, other: Array) -> float | None:
+    """Return "pearson" or "spearman" of scores ``(P,)``; None of fewer than three, or of equal ones."""
+    if len(one) < 3 or not np.ptp(one) or not np.ptp(other):
+        return None
+    return float({"pearson": stats.pearsonr, "spearman": stats.spearmanr}[kind](one, other)[0])
+
+
 def agreement(real: Array, dream: Array) -> dict[str, Any]:
-    """Return how well dream scores ``(P,)`` tell real ones.
+    """Return how well dream scores of policies, ``(P, E)`` in as many episodes, tell real ones.
 
     Returns:
-        JSON-able: Pearson's and Spearman's correlation, each with a 95 % bootstrap interval over the policies, MMRV,
-        the mean gap (dream − real) and the regret: how much better the best policy is than the one that the dream
-        would choose. Of fewer than three policies, or equal scores, correlations are None.
+        JSON-able: Pearson's and Spearman's correlation of the means, each with a 95 % bootstrap interval over policies
+        and episodes, MMRV, the mean gap (dream − real) and the regret: how much better the best policy is than the one
+        that the dream would choose. Of fewer than three policies, or equal scores, correlations are None. "repeats"
+        tells what even the truth could come to: Spearman and MMRV of either's means over every other episode with
+        those over the rest.
     """
+    means = real.mean(1), dream.mean(1)
     found: dict[str, Any] = {"policies": len(real)}
-    for name, correlate in (("pearson", stats.pearsonr), ("spearman", stats.spearmanr)):
-        found[name] = None
-        if len(real) < 3 or not np.ptp(real) or not np.ptp(dream):
-            continue
-        rng, drawn = np.random.default_rng(0), list[float]()
-        while len(drawn) < 1000:
+    for kind in ("pearson", "spearman"):
+        value, rng, drawn = correlation(kind, *means), np.random.default_rng(0), list[float]()
+        found[kind] = None
+        while value is not None and len(drawn) < 1000:
             chosen = rng.integers(len(real), size=len(real))
-            if np.ptp(real[chosen]) and np.ptp(dream[chosen]):  # a constant has no correlation
-                drawn.append(correlate(real[chosen], dream[chosen])[0])
-        low, high = np.percentile(drawn, [2.5, 97.5])
-        found[name] = {"value": float(correlate(real, dream)[0]), "low": float(low), "high": float(high)}
-    found |= {"mmrv": mmrv(real, dream), "gap": float((dream - real).mean())}
-    return found | {"regret": float(real.max() - real[dream.argmax()])}
+            # policies share their seeds, so they are drawn together
+            again = (each[chosen][:, rng.integers(each.shape[1], size=each.shape[1])].mean(1) for each in (real, dream))
+            if (one := correlation(kind, *again)) is not None:
+                drawn.append(one)
+        if value is not None:
+            low, high = np.percentile(drawn, [2.5, 97.5]).tolist()
+            found[kind] = {"value": value, "low": low, "high": high}
+    found |= {"mmrv": mmrv(*means), "gap": float((means[1] - means[0]).mean())}
+    found["regret"] = float(means[0].max() - means[0][means[1].argmax()])
+    if real.shape[1] > 1:
+        halves = {
+            name: (each[:, ::2].mean(1), each[:, 1::2].mean(1)) for name, each in (("real", real), ("dream", dream))
+        }
+        found["repeats"] = {
+            name: {"spearman": correlation("spearman", *both), "mmrv": mmrv(*both)} for name, both in halves.items()
+        }
+    return found
 
 
 # --- the page ------------------------------------------------------------------------------------------------------
@@ -231,8 +251,10 @@ def main(args: Args) -> None:
     """Measure, print and write the comparison.
 
     Raises:
-        ValueError: for another world model than the bundled one without policies of its own.
+        ValueError: for another world model than the bundled one without policies of its own, and for more tracks or
+            drives than there are.
     """
+    seeds = take(VALIDATION_SEEDS, args.drives), take(TEST_SEEDS, args.tracks)
     model = WorldModel.from_pretrained(args.world_model)
     env = gym.make(env_ids(args.world_model)[0], world_model=args.world_model)
     names = args.policies
@@ -240,23 +262,26 @@ def main(args: Args) -> None:
         if args.world_model != Args.world_model:
             raise ValueError(f"the bundled controllers know no latents of {args.world_model}: give --policies")
         names = ("car_racing",)
-    policies = simple_policies(env)
+    simple = simple_policies(env)
+    policies = dict(simple)
     for name in names:
         policies |= members(name, load_policy(name, env))
-    log, kept = args.out.with_suffix(".drives.jsonl"), {}
+    log, kept = args.out.with_suffix(".drives.jsonl"), dict[str, dict[str, Any]]()
     done = {(line["identity"], line["tracks"]): line for line in read_log(log)}
     for name, policy in policies.items():
         key = identity(name, policy, model)
-        line: dict[str, Any] = {"identity": key, "tracks": args.tracks}
-        kept[name] = done.get((key, args.tracks)) or line | measure(args, name, policy)
-        if (key, args.tracks) not in done:
-            append_log(log, kept[name])
-        kept[name] = {"policy": name, **kept[name]}
-    lines = [kept[name] for name in policies]
-    real, dream = (np.array([line[key]["mean"] for line in lines]) for key in ("real", "dream"))
-    drives = real_drives(args.world_model, VALIDATION_SEEDS[: args.drives], args.workers, args.ray)
-    good_from = GOOD if model.config.task.env == CAR_RACING.env else float(real.min() + real.max()) / 2
-    good = real > good_from
+        if key in kept:
+            continue  # the same one by another name
+        line = done.get((key, args.tracks))
+        if line is None:
+            line = {"identity": key, "tracks": args.tracks, **measure(args, name, policy)}
+            append_log(log, line)
+        kept[key] = {"policy": name, **line}
+    lines = list(kept.values())
+    real, dream = (np.array([line["scores"][key] for line in lines]) for key in ("real", "dream"))
+    drives, means = real_drives(args.world_model, seeds[0], args.workers, args.ray), real.mean(1)
+    good_from = GOOD if model.config.task.env == CAR_RACING.env else float(means.min() + means.max()) / 2
+    good = (means > good_from) & np.array([line["policy"] not in simple for line in lines])
     content: dict[str, Any] = {
         "command": command("transfer", args),
         "tracks": args.tracks,
@@ -266,7 +291,7 @@ def main(args: Args) -> None:
         "alarm_rate": float(np.mean([bool(line["alarms"]) for line in lines])),
         "open_loop": open_loop.open_loop(model, drives),
         "calibration": calibration(model, drives),
-        "policies": lines,
+        "policies": [{key: value for key, value in line.items() if key != "scores"} for line in lines],
     }
     write_report(args.out, content)
     save_figure(page(content), args.out.with_suffix(".png"))

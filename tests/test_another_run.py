@@ -278,7 +278,8 @@ def test_the_benchmarks_of_a_small_run(small_run, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"bundled controller's score: give .*controller a file, --out"):
         score.main(score.Args(policy=controller, world_model=world_model))
     scored = json.loads((tmp_path / "score.json").read_text())
-    assert scored["command"] == f"python -m benchmarks.score --policy {controller} --world-model {world_model}"
+    flags = f"--policy {controller} --world-model {world_model} --out {tmp_path / 'score.json'}"
+    assert scored["command"] == f"python -m benchmarks.score {flags}"
     configs = WorldModel.load(best / "world_model").config, Controller.from_pretrained(controller).config
     assert f"`{scored['command']}`): -12" in card("mine", *configs, tmp_path)
     assert (scored["env"], scored["real"]["mean"], scored["real"]["share_-100"]) == ("LatentAcrobot-v0", -12, 1)

@@ -138,6 +138,15 @@ def test_no_tile_is_paid_beyond_the_lap(make):
         env.step(COAST)
 
 
+def test_a_dream_that_starts_beyond_the_goal_takes_no_tile_back(make):
+    env = make(sampling="mode")
+    env.reset(seed=0)
+    env.unwrapped.dream.gained.fill(295 + 0.5)
+    _, reward, terminated, _, info = env.step(COAST)
+    assert (terminated, info) == (True, {"lap_finished": True})
+    assert reward == pytest.approx(-0.1)
+
+
 def test_leaving_the_playfield_is_no_finished_lap(env):
     for seed in range(5):
         _, (_, reward, terminated, truncated, info) = drive_to_the_end(env, seed)

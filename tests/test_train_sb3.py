@@ -214,6 +214,9 @@ def test_the_best_agent_is_kept_and_filmed(small, monkeypatch, world_model_folde
         ({"algo": "dqn"}, r"dqn is not for the actions of DreamCarRacing-v0, Box.*give another --algo"),
         ({"env": "CarRacing-v3"}, "--env must be"),
         ({"evaluations": 51}, "1 to 50 times"),
+        ({"tracks": 101}, "there are 100 tracks.*can't drive 101"),
+        ({"env": REAL, "seed": 1_000_000}, "lanes begin on training tracks.*got --seed 1000000"),
+        ({"seed": -1}, "lanes begin on training tracks.*got --seed -1"),
     ],
 )
 def test_what_can_not_be_trained_is_refused(world_model_folder, tmp_path, settings, message):

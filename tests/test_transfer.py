@@ -1,6 +1,7 @@
 """The transfer benchmark: its measures on scores and world models whose truth is known, and the whole command."""
 
 import json
+from dataclasses import replace
 
 import gymnasium as gym
 import numpy as np
@@ -40,13 +41,30 @@ def test_rank_violations_of_an_example():
 
 def test_agreement_of_an_example():
     real, dream = np.array([0.0, 200.0, 400.0, 900.0]), np.array([50.0, 250.0, 950.0, 900.0])
-    found = transfer.agreement(real, dream)
+    found = transfer.agreement(real[:, None], dream[:, None])
     assert found["spearman"]["value"] == pytest.approx(0.8)
     assert found["spearman"]["low"] <= 0.8 <= found["spearman"]["high"]
     assert found["regret"] == 500 and found["gap"] == pytest.approx((50 + 50 + 550 + 0) / 4)
     assert found["mmrv"] == 250  # the last two are swapped, 500 points apart
-    for few in (transfer.agreement(real[:2], dream[:2]), transfer.agreement(real, np.ones(4))):
+    assert "repeats" not in found
+    for few in (
+        transfer.agreement(real[:2, None], dream[:2, None]),
+        transfer.agreement(real[:, None], np.ones((4, 1))),
+    ):
         assert few["pearson"] is few["spearman"] is None
+
+
+def test_scores_that_do_not_repeat_are_told_from_those_that_do():
+    rng = np.random.default_rng(0)
+    skill, noise = 100.0 * np.arange(20)[:, None], rng.normal(0, 30, (20, 40))
+    found = transfer.agreement(skill + noise, noise)
+    assert found["repeats"]["real"]["spearman"] > 0.99 and found["repeats"]["real"]["mmrv"] < 10
+    assert abs(found["repeats"]["dream"]["spearman"]) < 0.5
+    few, many = (
+        transfer.agreement(skill[:, :1] + each, skill[:, :1] + each) for each in (noise[:, :2] * 40, noise * 40)
+    )
+    width = [found["spearman"]["high"] - found["spearman"]["low"] for found in (few, many)]
+    assert width[1] < width[0]  # more episodes tell more
 
 
 def dreamt(model: WorldModel, steps: int, shift: float = 0.0) -> LatentEpisode:
@@ -106,7 +124,11 @@ def test_the_command_measures_draws_and_goes_on(world_model_folder, tmp_path, mo
     chosen = ("constant: straight on", "linear: random 0")
     simple = transfer.simple_policies
     monkeypatch.setattr(transfer, "simple_policies", lambda env: {name: simple(env)[name] for name in chosen})
-    args = transfer.Args(world_model=world_model_folder, policies=("car_racing",), tracks=2, drives=3, out=out)
+    Controller.from_pretrained("car_racing").save(tmp_path / "twin")
+    twins = ("car_racing", str(tmp_path / "twin"))
+    args = transfer.Args(world_model=world_model_folder, policies=twins, tracks=2, drives=3, out=out)
+    with pytest.raises(ValueError, match="can't drive 101 of them"):
+        transfer.main(replace(args, tracks=101))
     transfer.main(args)
     content = json.loads(out.read_text())
     assert [line["policy"] for line in content["policies"]] == [*chosen, "car_racing"]

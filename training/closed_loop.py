@@ -67,6 +67,15 @@ class Args:
     """Ray cluster that drives instead: "auto" for this machine's, its head's host:port, or "local" for a new one"""
 
 
+def take(seeds: range, count: int) -> range:
+    """Return the first of some seeds; ValueError for fewer than one, or more than there are."""
+    if not 1 <= count <= len(seeds):
+        raise ValueError(
+            f"there are {len(seeds)} tracks, {seeds.start} to {seeds.stop - 1}: can't drive {count} of them"
+        )
+    return seeds[:count]
+
+
 def scores(drives: Sequence[Drive], task: TaskConfig = CAR_RACING) -> dict[str, float]:
     """Return the summary of the scores, and the shares of drives that ended, with success and with failure.
 
@@ -213,7 +222,7 @@ def main(args: Args) -> dict[str, Any]:
     controller = Controller.from_pretrained(args.controller)
     common: dict[str, Any] = {"world_model": args.world_model, "max_episode_steps": args.max_steps}
     dream_id, real_id = env_ids(args.world_model)
-    seeds = VALIDATION_SEEDS[: args.tracks]
+    seeds = take(VALIDATION_SEEDS, args.tracks)
     real = drive(real_id, controller, seeds=seeds, lanes=args.workers, ray=args.ray, **common)
     settings = {"lanes": args.dreams, "temperature": args.temperature, **common}
     dream = drive(dream_id, controller, seeds=range(args.dreams), **settings)

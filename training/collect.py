@@ -210,7 +210,8 @@ def new_drives(args: Args, task: TaskConfig) -> list[Drive]:
         Drive(
             task,
             seed,
-            replace(driver, member=seed % args.members if args.members else None),
+            # another first one for each turn, so that no member drives all seeds that some number divides
+            replace(driver, member=(seed + seed // args.members) % args.members if args.members else None),
             args.max_steps,
             args.patience,
             args.frames,

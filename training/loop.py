@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from training import collect, encode, gradient, open_loop, train_controller, train_rnn, train_vae
 from training.checkpoints import append_log, read_log
-from training.closed_loop import VALIDATION_SEEDS
+from training.closed_loop import VALIDATION_SEEDS, take
 from training.files import alone, keep_settings, write_json
 from training.pictures import draw_progress, draw_round
 from training.presets import FREE, MOST_CANDIDATES, SEED_TRACKS, Args, parse
@@ -207,8 +207,8 @@ def main(args: Args) -> dict[str, Any]:
     """Run all rounds that are not done, and return the line of the best finalist, a candidate of one of them.
 
     Raises:
-        ValueError: for no rounds, finalists or memories, none to doubt, too many or too few candidates or refined ones,
-            a seed out of range, or a mirror or gradients where there are none.
+        ValueError: for no rounds, finalists or memories, none to doubt, too many or too few candidates, refined ones or
+            validation tracks, a seed out of range, V and M of unlike sizes, or a mirror or gradients where none are.
     """
     if not 0 <= args.seed < len(collect.TRAINING_SEEDS) // SEED_TRACKS:
         raise ValueError(
@@ -232,6 +232,12 @@ def main(args: Args) -> dict[str, Any]:
         raise ValueError(f"of {args.candidates} candidates 0 to all are refined, got --refined {args.refined}")
     if args.memories == 1 and args.controller.objective.doubt:
         raise ValueError("a lone memory has no one to doubt it: use --memories 2, or --controller.objective.doubt 0")
+    take(VALIDATION_SEEDS, args.validation_tracks)
+    if args.vae.model.latent_size != args.rnn.sizes.latent_size:
+        raise ValueError(
+            f"V makes latents of {args.vae.model.latent_size} numbers and M takes {args.rnn.sizes.latent_size}: give "
+            "--vae.model.latent-size, and --rnn.model.latent-size (of the chosen memory), the same"
+        )
     task = parse_task(args.env, args.env_kwargs)
     check_mirror(args.mirror, task)
     if task.actions.discrete and (args.controller.gradient.steps or (args.refined and args.refine.steps)):

@@ -29,7 +29,11 @@ FREE = ("run", "rounds", "finalists", "real_generations", "workers", "ray", "tf3
 
 @dataclass
 class Args:
-    """A run. The paths inside the stages' settings are set by --run; --track and --tf32 are one switch for all."""
+    """A run.
+
+    Inside the stages' settings --run sets the paths, --seed the seeds, --coolest and --hottest the temperature of
+    dreams; --track and --tf32 are one switch for all.
+    """
 
     preset: str = "laptop"
     """the defaults of all other settings: smoke, laptop or paper; acrobot for another env"""

@@ -13,7 +13,7 @@ from typing import Any
 
 from training import closed_loop
 from training.checkpoints import append_log, read_log
-from training.closed_loop import VALIDATION_SEEDS
+from training.closed_loop import VALIDATION_SEEDS, take
 from training.driving import drive
 from training.files import flags, write_atomic
 from training.presets import PRESETS, Args
@@ -38,7 +38,7 @@ def validate(args: Args, number: int, candidate: int, tracks: int) -> dict[str, 
     kept, folder = args.run / "rounds" / f"{number:03d}", candidate_folder(args.run, number, candidate)
     controller, model = Controller.from_pretrained(folder / "controller"), kept / "world_model"
     dream, real = env_ids(model)
-    seeds, steps = VALIDATION_SEEDS[:tracks], args.max_steps
+    seeds, steps = take(VALIDATION_SEEDS, tracks), args.max_steps
     dreamt = drive(dream, controller, model, seeds, tracks, max_episode_steps=steps)
     driven = drive(real, controller, model, seeds, args.workers, args.ray, max_episode_steps=steps)
     compared = closed_loop.report(driven, dreamt, WorldModel.from_pretrained(model).config, folder)

@@ -21,12 +21,13 @@ from training.files import leaves, write_atomic
 STEPS = {
     "vae": "epoch",
     "rnn": "epoch",
+    "rnn-1": "epoch",
     "controller": "generation",
     "controller-real": "generation",
     "loop": "round",
     "sb3": "steps",
 }
-"""What the curves of each stage are drawn over."""
+"""What the curves of each stage are drawn over; "rnn-1" is a loop's second M."""
 
 
 @contextmanager

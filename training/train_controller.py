@@ -13,6 +13,7 @@ safetensors.
 
 from __future__ import annotations
 
+import os
 import pickle
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -80,7 +81,7 @@ class Args:
     starts: str = "episode"
     """dreams start at the first frame of an "episode", or from "any" stored moment"""
     lanes: int = 0
-    """episodes at a time; 0 for all of a generation (the dream), on the real env one process each"""
+    """episodes at a time; 0 for all of a generation (the dream), or for as many processes as cores (the real env)"""
     ray: str | None = None
     """Ray cluster that drives instead: "auto" for this machine's, its head's host:port, or "local" for a new one"""
     device: str = "cpu"
@@ -123,7 +124,7 @@ def evaluate_real(
 ) -> tuple[npt.NDArray[np.float64], int]:
     """Return each member's mean score over real tracks, ``(M,)``, for parameters ``(M, P)``, and the frames it took."""
     episodes = [(int(seed), member) for member in range(len(members)) for seed in seeds]
-    workers, how = args.lanes or len(episodes), {"max_episode_steps": args.max_steps}
+    workers, how = args.lanes or os.cpu_count() or 1, {"max_episode_steps": args.max_steps}
     drives = drive_real(Controller(members, config), args.world_model, episodes, workers, args.ray, **how)
     scores = np.array([each.result.score for each in drives]).reshape(len(members), len(seeds)).mean(axis=1)
     return scores, sum(each.result.steps + 1 for each in drives)

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -27,8 +28,9 @@ from training.encode import load_vae
 from training.files import alone, keep_settings
 from training.latents import LatentEpisode, Sequences, draw, load_latents, split
 from training.rollouts import check_mirror
-from training.tracking import track, tracking
+from training.tracking import STEPS, track, tracking
 from wm_gym.car_racing import CAR_RACING, lap_reward
+from wm_gym.checks import check_choice
 from wm_gym.models.ensemble import EnsembleConfig
 from wm_gym.models.kinds import Kind, make_memory
 from wm_gym.models.mdn_rnn import MDNRNNConfig
@@ -37,7 +39,7 @@ from wm_gym.models.transformer import TransformerConfig
 from wm_gym.reward import RewardConfig
 from wm_gym.starts import Starts
 from wm_gym.tasks import TaskConfig
-from wm_gym.world_model import WorldModel, WorldModelConfig
+from wm_gym.world_model import LATENTS, WorldModel, WorldModelConfig
 
 RARE = -8.0
 """Logit of an end that M begins with: begun at even odds, M dreams of failure in each fourth lap even when trained."""
@@ -62,7 +64,7 @@ class Args:
     """steps that the gradient goes back"""
     learning_rate: float = 2e-3
     """of Adam, with a cosine to 5 %"""
-    latent: str = "sample"
+    latent: Literal["sample", "mean"] = "sample"
     """what z is: a "sample" of the posterior, drawn anew at each use, or its "mean" alone"""
     gain_weight: float = 10.0
     """of the loss of the gain (Poisson's of counts, half the squared error of real numbers), against nats of z"""
@@ -165,15 +167,16 @@ def make_starts(
 ) -> Starts:
     """Pick the moments that dreams start from: firsts of episodes, and as many from the middle of drives.
 
-    Only the latter are from drives in a mirror, too.
+    Only the latter are from drives in a mirror, too. A drive's last frame, which may be its end, is none of them.
     """
     rng = np.random.default_rng(args.seed)
     firsts = rng.permutation(len(episodes))[: args.starts]
     episodes = [*episodes, *mirrored]
-    lengths = np.array([len(episode.actions) for episode in episodes])
-    middles = rng.choice(len(episodes), size=args.starts, p=lengths / lengths.sum())
+    inside = np.array([len(episode.actions) - 1 for episode in episodes])  # frames between the first and the last
     moments = [(int(i), 0) for i in firsts]
-    moments += [(int(i), int(rng.integers(1, lengths[i] + 1 - episodes[i].ended))) for i in middles]
+    if inside.any():
+        middles = rng.choice(len(episodes), size=args.starts, p=inside / inside.sum())
+        moments += [(int(i), int(rng.integers(1, inside[i] + 1))) for i in middles]
     latents, actions = episodes[0].mu.shape[1], episodes[0].actions.shape[1]
     starts = Starts(
         z=np.zeros((len(moments), args.window + 1, latents), np.float32),
@@ -197,11 +200,20 @@ def main(args: Args) -> Path:
     """Train until ``args.epochs``, write the artifact and return its folder; each finished epoch is kept.
 
     Raises:
-        ValueError: when the latents are not of one V, or of another size than the model's.
+        ValueError: when the latents are not of one V, or of another size than the model's, and for settings that can't
+            be.
     """
+    if min(args.batch, args.chunk, args.starts) < 1 or args.window < 0 or args.held_out < 2:
+        raise ValueError(
+            "batch, chunk and starts are 1 or more, window is 0 or more, and held_out 2 or more, got "
+            f"{args.batch}, {args.chunk}, {args.starts}, {args.window} and {args.held_out}"
+        )
+    check_choice("latent", args.latent, LATENTS)
     device = choose_device(args.device, args.tf32)
     encoder = load_checkpoint(args.latents / "vae.pt")
     episodes = load_latents(args.latents, encoder["fingerprint"])
+    if (found := episodes[0].mu.shape[1]) != args.sizes.latent_size:
+        raise ValueError(f"{args.latents} has latents of {found} numbers, but M is to take {args.sizes.latent_size}")
     trained, held_out = split(episodes, args.held_out)
     task = TaskConfig.from_dict(encoder["task"])
     check_mirror(args.mirror, task)
@@ -263,7 +275,7 @@ def main(args: Args) -> Path:
                     "segment": [first, last],
                 },
             )
-            track("rnn", line)
+            track(args.out.name if args.out.name in STEPS else "rnn", line)
             bar.set_postfix(z=f"{line['z']:.2f}", held_out=f"{held[0]:.2f} {held[1]:.4f} {held[2]:.4f}")
             bar.update()
 

@@ -34,7 +34,8 @@ from tqdm import tqdm
 
 from training import gradient
 from training.checkpoints import append_log, read_log
-from training.closed_loop import VALIDATION_SEEDS
+from training.closed_loop import VALIDATION_SEEDS, take
+from training.collect import TRAINING_SEEDS
 from training.device import choose_device
 from training.drives import drive, write_video
 from training.files import alone, keep_settings, write_atomic
@@ -207,7 +208,7 @@ class Course(BaseCallback):
 def validate(args: Args, agent: BaseAlgorithm, env: str, lanes: int) -> list[EpisodeResult]:
     """Drive validation tracks, real or dreamt."""
     envs = make_lanes(env, lanes, world_model=args.world_model, max_episode_steps=args.max_steps)
-    results = list(rollout(envs, agent, VALIDATION_SEEDS[: args.tracks]))
+    results = list(rollout(envs, agent, take(VALIDATION_SEEDS, args.tracks)))
     envs.close()
     return results
 
@@ -235,7 +236,8 @@ def main(args: Args) -> Path:
 
     Raises:
         ValueError: for an unknown algorithm or env, an algorithm for other actions, a tremble on the real one, other
-            settings than the folder was begun with, or more validations than a run may choose among.
+            settings than the folder was begun with, more validations than a run may choose among, more tracks than
+            there are, or a seed whose lanes would begin on other tracks than those to train on.
         ImportError: when the algorithm's package is not installed.
     """
     dream, real = env_ids(args.world_model)
@@ -246,11 +248,16 @@ def main(args: Args) -> Path:
         raise ValueError("a tremble is for dreams: use --disturbance 0 on the real env")
     if not 1 <= args.evaluations <= MOST_CANDIDATES:
         raise ValueError(f"a run validates 1 to {MOST_CANDIDATES} times, got --evaluations {args.evaluations}")
+    take(VALIDATION_SEEDS, args.tracks)
     kind, space = algorithm(args.algo), task_of(args.world_model).actions.space
     if args.algo in (STEERERS if isinstance(space, gym.spaces.Discrete) else CHOOSERS):
         raise ValueError(f"{args.algo} is not for the actions of {args.env}, {space}: give another --algo")
     found = hyperparameters(args.algo, args.env, task_of(args.world_model).actions.size)
     lanes, steps = args.lanes or found["n_envs"], args.steps or found["n_timesteps"]
+    if args.seed not in range(len(TRAINING_SEEDS) - lanes):
+        raise ValueError(
+            f"lanes begin on training tracks, 0 to {TRAINING_SEEDS.stop - 1}: got --seed {args.seed} of {lanes} lanes"
+        )
     keep_settings(args.out / "args.json", asdict(args) | {"hyperparameters": found}, FREE)
     ours = ("n_envs", "n_timesteps", "env_wrapper", "normalize")
     settings = {name: value for name, value in found.items() if name not in ours}
@@ -272,7 +279,8 @@ def main(args: Args) -> Path:
             agent.load_replay_buffer(args.out / "replay_buffer.pkl")
         if args.algo == "ars":  # what it loads is the policy alone
             agent.weights = parameters_to_vector(agent.policy.parameters()).detach()
-        agent.set_random_seed(args.seed + agent.num_timesteps)
+        rng = np.random.default_rng((args.seed, agent.num_timesteps))
+        agent.set_random_seed(int(rng.integers(len(TRAINING_SEEDS) - lanes)))
     else:
         agent = kind(env=envs, seed=args.seed, device=device, **settings)
     agent.set_logger(Logger(None, [Tracked()]))

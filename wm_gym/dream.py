@@ -196,7 +196,7 @@ class Dream:
         ended = threshold < prediction.end_logit.sigmoid().cpu().numpy()
         gain, finished = prediction.gain.cpu().numpy(), np.zeros(self.lanes, dtype=bool)
         if reward.goal is not None:
-            gain = np.minimum(gain, reward.goal - self.gained)
+            gain = np.minimum(gain, np.maximum(reward.goal - self.gained, 0))
             self.gained = self.gained + gain
             finished = (self.gained >= reward.goal - GOAL_TOLERANCE) & ~ended
         pay = gain.astype(np.float64) * reward.scale + reward.per_step
