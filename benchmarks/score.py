@@ -39,7 +39,7 @@ class Args:
     world_model: str = "car_racing"
     """bundled name, folder, or user/name on the Hugging Face Hub: what the policy sees, and the dream that scores it"""
     further: bool = False
-    """drive 100 further tracks instead, on which no score was reported; the default JSON file is another then"""
+    """drive 100 further tracks instead, on which few controllers were scored; the default JSON file is another then"""
     out: Path | None = None
     """JSON file; of the bundled controller benchmarks/results/score.json by default; the picture goes beside it"""
     workers: int = 2

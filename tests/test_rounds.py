@@ -16,6 +16,7 @@ from wm_gym.models.controller import Controller, ControllerConfig
 from wm_gym.world_model import WorldModel
 
 SMOKE = PRESETS["smoke"]
+WHOLE = replace(SMOKE.vae, frames="whole")
 
 
 @pytest.fixture
@@ -137,7 +138,12 @@ def test_a_run_needs_a_round_and_a_finalist(changed, tmp_path):
         ({"env_kwargs": '{"continuous": false}'}, "in a mirror, not CarRacing-v3.*--no-mirror"),
         ({"env_kwargs": "{bad"}, "--env-kwargs must be a JSON object, got '{bad'"),
         ({"env_kwargs": "[1]"}, r"--env-kwargs must be a JSON object, got '\[1\]'"),
-        ({"env": "Acrobot-v1", "mirror": False}, r"Acrobot-v1: use --controller\.gradient\.steps 0 --refined 0"),
+        ({"env": "Acrobot-v1", "mirror": False}, 'need --frames "whole" \\(of a loop --vae.frames\\)'),
+        ({"env": "Acrobot-v1", "mirror": False, "vae": WHOLE}, "Acrobot-v1 needs --scripted-episodes 0"),
+        (
+            {"env": "Acrobot-v1", "mirror": False, "vae": WHOLE, "scripted_episodes": 0},
+            r"Acrobot-v1: use --controller\.gradient\.steps 0 --refined 0",
+        ),
     ],
 )
 def test_a_run_without_a_mirror_or_gradients_is_refused_before_it_begins(changed, message, tmp_path):

@@ -32,6 +32,8 @@ from training.presets import FREE, MOST_CANDIDATES, SEED_TRACKS, Args, parse
 from training.rollouts import Episode, check_mirror, episode_files, parse_task
 from training.selection import choose, final, keep_best
 from training.tracking import track, tracking
+from wm_gym.car_racing import CAR_RACING
+from wm_gym.frames import kept_size
 from wm_gym.models.controller import Controller
 from wm_gym.registration import env_ids
 from wm_gym.world_model import WorldModel
@@ -240,6 +242,9 @@ def main(args: Args) -> dict[str, Any]:
         )
     task = parse_task(args.env, args.env_kwargs)
     check_mirror(args.mirror, task)
+    kept_size(args.vae.frames, task.frame)
+    if args.scripted_episodes and task.env != CAR_RACING.env:
+        raise ValueError(f"scripted drivers know CarRacing alone: {task.env} needs --scripted-episodes 0")
     if task.actions.discrete and (args.controller.gradient.steps or (args.refined and args.refine.steps)):
         raise ValueError(
             f"no gradient flows through the choices of {args.env}: use --controller.gradient.steps 0 --refined 0"

@@ -79,7 +79,9 @@ def resolve(name: str | Path, kind: str) -> Path:
         raise ArtifactError(f"no such {kind}: {name}: not readable: {error}") from error
     if hub.is_remote(name):
         return hub.download(str(name), kind)
-    raise ArtifactError(f"{name}: no such {kind}: expected a folder, one of the bundled {names} or user/name")
+    agent = next((path for path in (Path(name), Path(f"{name}.zip")) if path.suffix == ".zip" and path.is_file()), None)
+    hint = "" if agent is None else f"; {agent} may be an agent, which wm_gym.load_policy takes"
+    raise ArtifactError(f"{name}: no such {kind}: expected a folder, one of the bundled {names} or user/name{hint}")
 
 
 def put_aside(folder: Path) -> Path:

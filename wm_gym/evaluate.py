@@ -72,8 +72,8 @@ def rollout(
 
     Args:
         env: a single env, or a vector env with autoreset disabled (see `make_lanes`).
-        policy: drives all lanes, on batches of observations. An agent of Stable-Baselines3 may act from -1 to 1, as in
-            `wm_gym.sb3`: its actions are mapped.
+        policy: drives all lanes, on batches of observations, ``(1, Z + H)`` of a single env. An agent of
+            Stable-Baselines3 may act from -1 to 1, as in `wm_gym.sb3`: its actions are mapped.
         seeds: one episode each.
         deterministic: passed on to the policy.
 
@@ -88,11 +88,14 @@ def rollout(
             "evaluate_policy for its own"
         )
     if not isinstance(policy, Policy):
-        raise TypeError(f"{policy!r} predicts no actions: wm_gym.load_policy(name, env) gives the policy of a name")
+        raise TypeError(
+            f"{policy!r} predicts no actions: wm_gym.load_policy(name, env) gives the policy of a name, and "
+            "wm_gym.Policy says what one of your own must have"
+        )
     envs = env if isinstance(env, VectorEnv) else single_lane(env)
     policy = fit(policy, envs.single_observation_space, envs.single_action_space)
     if (mode := envs.metadata.get("autoreset_mode")) != AutoresetMode.DISABLED:
-        raise ValueError(f"rollout needs autoreset_mode=DISABLED, got {mode}")
+        raise ValueError(f"rollout needs autoreset_mode=DISABLED, got {mode}: wm_gym.evaluate.make_lanes makes such")
     if isinstance(policy, Controller) and policy.parameters.ndim == 2 and len(policy.parameters) != envs.num_envs:
         raise ValueError(
             f"a population of {len(policy.parameters)} controllers drives as many lanes, got {envs.num_envs}: "

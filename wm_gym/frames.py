@@ -94,7 +94,10 @@ def kept_size(version: str, frame: tuple[int, int]) -> tuple[int, int]:
     """
     check_version(version)
     if version != "whole" and frame != CAR_RACING_FRAME:
-        raise ValueError(f'frames of {frame} need --frames "whole", got {version!r}, which is for CarRacing\'s')
+        raise ValueError(
+            f'frames of {frame} need --frames "whole" (of a loop --vae.frames), got {version!r}, which is '
+            "for CarRacing's"
+        )
     return (PANEL_ROW, frame[1]) if version == "crop84" else frame
 
 

@@ -148,6 +148,7 @@ def main(args: Args) -> Agent:
                     optimizer.step()
             bar.set_postfix(score=f"{np.mean(scores[-100:]) if scores else 0:.0f}", episodes=len(scores))
     envs.close()
+    print(f"{len(scores)} episodes; the last hundred paid {np.mean(scores[-100:]) if scores else np.nan:.0f}")
     return agent
 
 

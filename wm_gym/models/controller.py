@@ -90,7 +90,10 @@ class Controller:
             parameters = np.zeros(config.parameters)
         parameters = np.asarray(parameters, dtype=np.float32)
         if parameters.ndim not in (1, 2) or parameters.shape[-1] != config.parameters:
-            raise ValueError(f"expected ({config.parameters},) or (M, {config.parameters}), got {parameters.shape}")
+            raise ValueError(
+                f"expected ({config.parameters},) or (M, {config.parameters}), got {parameters.shape}: the rows [W, b] "
+                "of all actions, flat"
+            )
         self.parameters, self.config = parameters, config
         rows = parameters.reshape(*parameters.shape[:-1], config.action_size, config.observation_size + 1)
         self.weight, self.bias = rows[..., :-1], rows[..., -1]
