@@ -1,7 +1,7 @@
 """The whole pipeline in rounds: collect, V, encode, M, C in the dream, validate on the real env, collect with C, ...
 
     python -m training.loop --preset smoke --run runs/smoke      # minutes
-    python -m training.loop --preset laptop --run runs/laptop    # two cores, an hour and a half
+    python -m training.loop --preset laptop --run runs/laptop    # one core, two hours
     python -m training.loop --preset paper --run runs/paper      # Ha & Schmidhuber's sizes
     python -m training.loop --preset acrobot --run runs/acrobot  # another env
 
