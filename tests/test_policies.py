@@ -127,6 +127,13 @@ def test_a_missing_policy_is_named(tmp_path, name):
         load_policy(tmp_path / name, Blank())
 
 
+def test_a_zip_in_the_place_of_a_controller_is_pointed_out(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    for name in ("ppo_dream", "ppo_dream.zip"):
+        with pytest.raises(ValueError, match=r"ppo_dream\.zip may be an agent, which wm_gym\.load_policy takes"):
+            Controller.from_pretrained(name)
+
+
 def test_a_zip_whose_name_tells_no_algorithm_is_refused(tmp_path):
     (tmp_path / "best_ppo.zip").touch()
     with pytest.raises(ValueError, match=r"best_ppo\.zip.*no algorithm 'best'.* a2c, .*ppo"):
