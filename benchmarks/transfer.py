@@ -254,7 +254,8 @@ def main(args: Args) -> None:
         ValueError: for another world model than the bundled one without policies of its own, and for more tracks or
             drives than there are.
     """
-    seeds = take(VALIDATION_SEEDS, args.drives), take(TEST_SEEDS, args.tracks)
+    validation = take(VALIDATION_SEEDS, args.drives)
+    take(TEST_SEEDS, args.tracks)  # refused before anything drives
     model = WorldModel.from_pretrained(args.world_model)
     env = gym.make(env_ids(args.world_model)[0], world_model=args.world_model)
     names = args.policies
@@ -279,7 +280,7 @@ def main(args: Args) -> None:
         kept[key] = {"policy": name, **line}
     lines = list(kept.values())
     real, dream = (np.array([line["scores"][key] for line in lines]) for key in ("real", "dream"))
-    drives, means = real_drives(args.world_model, seeds[0], args.workers, args.ray), real.mean(1)
+    drives, means = real_drives(args.world_model, validation, args.workers, args.ray), real.mean(1)
     good_from = GOOD if model.config.task.env == CAR_RACING.env else float(means.min() + means.max()) / 2
     good = (means > good_from) & np.array([line["policy"] not in simple for line in lines])
     content: dict[str, Any] = {
