@@ -96,9 +96,9 @@ def along_drives(model: WorldModel, episodes: Sequence[LatentEpisode], seed: int
         seed: of the latents' noise.
 
     Returns:
-        The mean ``nll`` in nats, the RMSE of the mixture's mean against the real mu, and the rank correlations of each
-        step's RMSE against the z that was drawn, which is what the memory learns to expect, with the ``spread`` that
-        was expected and with the ``disagreement`` (None of a lone memory).
+        The mean ``nll`` in nats, the RMSE of the mixture's mean against the real mu, and rank correlations of each
+        step's RMSE with the ``spread`` that was expected and with the ``disagreement`` (None of a lone memory): of the
+        RMSE against the z that was drawn, which the memory learns to expect, and, as "..._mean_...", against mu.
     """
     memory, generator, found = model.memory, torch.Generator().manual_seed(seed), []
     for episode in episodes:
@@ -112,13 +112,12 @@ def along_drives(model: WorldModel, episodes: Sequence[LatentEpisode], seed: int
         columns += [] if prediction.disagreement is None else [prediction.disagreement]
         found.append(torch.cat(columns).cpu().numpy())
     nll, error, missed, *doubts = np.concatenate(found, axis=1)
-    correlations = [float(spearmanr(doubt, missed).statistic) for doubt in doubts]
-    return {
-        "nll": float(nll.mean()),
-        "z_rmse": float(np.sqrt(np.square(error).mean())),
-        "spread_correlation": correlations[0],
-        "disagreement_correlation": correlations[1] if doubts[1:] else None,
-    }
+    told: dict[str, float | None] = {"nll": float(nll.mean()), "z_rmse": float(np.sqrt(np.square(error).mean()))}
+    for kind, each in (("", missed), ("_mean", error)):
+        correlations = [float(spearmanr(doubt, each).statistic) for doubt in doubts]
+        told[f"spread{kind}_correlation"] = correlations[0]
+        told[f"disagreement{kind}_correlation"] = correlations[1] if doubts[1:] else None
+    return told
 
 
 def figure(rows: Sequence[dict[str, Any]]) -> Figure:
