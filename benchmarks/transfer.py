@@ -23,11 +23,10 @@ from typing import Any
 import gymnasium as gym
 import matplotlib.pyplot as plt
 import numpy as np
-import numpy.typing as npt
 import tyro
 from matplotlib.figure import Figure
-from scipy import stats
 
+from benchmarks.agreement import agreement
 from benchmarks.calibration import BINS, calibration, real_drives
 from benchmarks.report import RESULTS, TEST_SEEDS, command, write_report
 from training import closed_loop, open_loop
@@ -46,8 +45,6 @@ from wm_gym.world_model import WorldModel
 GOOD = 300.0
 """Real score of CarRacing's trained policies among which the comparison is made again: those that drive. Of another env
 it is the mean of the worst and the best real score."""
-
-Array = npt.NDArray[np.floating]
 
 
 @dataclass
@@ -138,62 +135,6 @@ def measure(args: Args, name: str, policy: Policy) -> dict[str, Any]:
         "worst_track": min(real, key=lambda each: each.result.score).result.seed,
         "alarms": closed_loop.alarms(dream, config.reward),
     }
-
-
-# --- agreement of scores -------------------------------------------------------------------------------------------
-
-
-def mmrv(real: Array, dream: Array) -> float:
-    """Return the mean maximum rank violation of scores ``(P,)``, in points (Li et al. 2024, SIMPLER, section 4).
-
-    For each policy, the greatest real difference to another one that the dream puts on the wrong side of it.
-    """
-    differences = real[:, None] - real[None, :]
-    wrong = (differences < 0) != (dream[:, None] < dream[None, :])
-    return float((np.abs(differences) * wrong).max(axis=1).mean())
-
-
-def correlation(kind: str, one: Array, other: Array) -> float | None:
-    """Return "pearson" or "spearman" of scores ``(P,)``; None of fewer than three, or of equal ones."""
-    if len(one) < 3 or not np.ptp(one) or not np.ptp(other):
-        return None
-    return float({"pearson": stats.pearsonr, "spearman": stats.spearmanr}[kind](one, other)[0])
-
-
-def agreement(real: Array, dream: Array) -> dict[str, Any]:
-    """Return how well dream scores of policies, ``(P, E)`` in as many episodes, tell real ones.
-
-    Returns:
-        JSON-able: Pearson's and Spearman's correlation of the means, each with a 95 % bootstrap interval over policies
-        and episodes, MMRV, the mean gap (dream − real) and the regret: how much better the best policy is than the one
-        that the dream would choose. Of fewer than three policies, or equal scores, correlations are None. "repeats"
-        tells what even the truth could come to: Spearman and MMRV of either's means over every other episode with
-        those over the rest.
-    """
-    means = real.mean(1), dream.mean(1)
-    found: dict[str, Any] = {"policies": len(real)}
-    for kind in ("pearson", "spearman"):
-        value, rng, drawn = correlation(kind, *means), np.random.default_rng(0), list[float]()
-        found[kind] = None
-        while value is not None and len(drawn) < 1000:
-            chosen = rng.integers(len(real), size=len(real))
-            # policies share their seeds, so they are drawn together
-            again = (each[chosen][:, rng.integers(each.shape[1], size=each.shape[1])].mean(1) for each in (real, dream))
-            if (one := correlation(kind, *again)) is not None:
-                drawn.append(one)
-        if value is not None:
-            low, high = np.percentile(drawn, [2.5, 97.5]).tolist()
-            found[kind] = {"value": value, "low": low, "high": high}
-    found |= {"mmrv": mmrv(*means), "gap": float((means[1] - means[0]).mean())}
-    found["regret"] = float(means[0].max() - means[0][means[1].argmax()])
-    if real.shape[1] > 1:
-        halves = {
-            name: (each[:, ::2].mean(1), each[:, 1::2].mean(1)) for name, each in (("real", real), ("dream", dream))
-        }
-        found["repeats"] = {
-            name: {"spearman": correlation("spearman", *both), "mmrv": mmrv(*both)} for name, both in halves.items()
-        }
-    return found
 
 
 # --- the page ------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from conftest import make_world_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks import calibration, transfer
+from benchmarks import agreement, calibration, transfer
 from training.encode import fingerprint
 from training.latents import LatentEpisode
 from wm_gym.models.controller import Controller
@@ -24,32 +24,32 @@ scores = st.lists(st.integers(-100, 900), min_size=2, max_size=12, unique=True).
 @settings(deadline=None)
 @given(scores)
 def test_a_dream_that_orders_as_reality_does_violates_no_rank(real):
-    assert transfer.mmrv(real, real) == transfer.mmrv(real, real * 0.5 + 40) == 0
+    assert agreement.mmrv(real, real) == agreement.mmrv(real, real * 0.5 + 40) == 0
 
 
 @settings(deadline=None)
 @given(scores)
 def test_a_dream_that_reverses_the_order_violates_every_rank(real):
     farthest = [max(abs(each - other) for other in real) for each in real]
-    assert transfer.mmrv(real, -real) == pytest.approx(np.mean(farthest))
+    assert agreement.mmrv(real, -real) == pytest.approx(np.mean(farthest))
 
 
 def test_rank_violations_of_an_example():
     real, dream = np.array([100.0, 300.0, 800.0]), np.array([200.0, 900.0, 850.0])
-    assert transfer.mmrv(real, dream) == pytest.approx((0 + 500 + 500) / 3)  # the dream swaps the last two
+    assert agreement.mmrv(real, dream) == pytest.approx((0 + 500 + 500) / 3)  # the dream swaps the last two
 
 
 def test_agreement_of_an_example():
     real, dream = np.array([0.0, 200.0, 400.0, 900.0]), np.array([50.0, 250.0, 950.0, 900.0])
-    found = transfer.agreement(real[:, None], dream[:, None])
+    found = agreement.agreement(real[:, None], dream[:, None])
     assert found["spearman"]["value"] == pytest.approx(0.8)
     assert found["spearman"]["low"] <= 0.8 <= found["spearman"]["high"]
     assert found["regret"] == 500 and found["gap"] == pytest.approx((50 + 50 + 550 + 0) / 4)
     assert found["mmrv"] == 250  # the last two are swapped, 500 points apart
     assert "repeats" not in found
     for few in (
-        transfer.agreement(real[:2, None], dream[:2, None]),
-        transfer.agreement(real[:, None], np.ones((4, 1))),
+        agreement.agreement(real[:2, None], dream[:2, None]),
+        agreement.agreement(real[:, None], np.ones((4, 1))),
     ):
         assert few["pearson"] is few["spearman"] is None
 
@@ -57,11 +57,11 @@ def test_agreement_of_an_example():
 def test_scores_that_do_not_repeat_are_told_from_those_that_do():
     rng = np.random.default_rng(0)
     skill, noise = 100.0 * np.arange(20)[:, None], rng.normal(0, 30, (20, 40))
-    found = transfer.agreement(skill + noise, noise)
+    found = agreement.agreement(skill + noise, noise)
     assert found["repeats"]["real"]["spearman"] > 0.99 and found["repeats"]["real"]["mmrv"] < 10
     assert abs(found["repeats"]["dream"]["spearman"]) < 0.5
     few, many = (
-        transfer.agreement(skill[:, :1] + each, skill[:, :1] + each) for each in (noise[:, :2] * 40, noise * 40)
+        agreement.agreement(skill[:, :1] + each, skill[:, :1] + each) for each in (noise[:, :2] * 40, noise * 40)
     )
     width = [found["spearman"]["high"] - found["spearman"]["low"] for found in (few, many)]
     assert width[1] < width[0]  # more episodes tell more

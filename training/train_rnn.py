@@ -9,7 +9,7 @@ time), so that M sees the hidden states that it will meet in use. A Transformer'
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -128,13 +128,6 @@ def losses(memory: Memory, z: Tensor, part: Sequences, steps: slice, state: Stat
     return means.reshape(3, -1).mean(1), state
 
 
-def chunks(part: Sequences, size: int) -> Iterator[slice]:
-    """Cut the steps of padded sequences into chunks."""
-    total = part.actions.shape[1]
-    for start in range(0, total, size):
-        yield slice(start, min(start + size, total))
-
-
 @torch.no_grad()
 def validate(
     memory: Memory, episodes: Sequence[LatentEpisode], args: Args, device: torch.device, reward: RewardConfig
@@ -200,8 +193,7 @@ def main(args: Args) -> Path:
     """Train until ``args.epochs``, write the artifact and return its folder; each finished epoch is kept.
 
     Raises:
-        ValueError: when the latents are not of one V, or of another size than the model's, and for settings that can't
-            be.
+        ValueError: when the latents are not of one V, or of another size than the model's, or for impossible settings.
     """
     if min(args.batch, args.chunk, args.starts) < 1 or args.window < 0 or args.held_out < 2:
         raise ValueError(
@@ -228,11 +220,10 @@ def main(args: Args) -> Path:
     optimizer = torch.optim.Adam(memory.parameters(), lr=args.learning_rate)
     path, log = args.out / "checkpoint.pt", args.out / "log.jsonl"
     checkpoint = load_checkpoint(path, device) if path.is_file() else None
-    done = 0
+    done = 0 if checkpoint is None else checkpoint["epoch"]
     if checkpoint is not None:
         memory.load_state_dict(checkpoint["model"])
         optimizer.load_state_dict(checkpoint["optimizer"])
-        done = checkpoint["epoch"]
     cut_log(log, "epoch", done)
     first, last = segment(checkpoint, args.epochs)
     weights = torch.tensor([1.0, args.gain_weight, args.end_weight], device=device)
@@ -252,7 +243,9 @@ def main(args: Args) -> Path:
                 part = Sequences.of([seen[i] for i in batches[batch]], device, reward)
                 z = draw(part, args.latent, noise)
                 state = memory.initial_state(len(z))
-                for steps in chunks(part, args.chunk):
+                longest = part.actions.shape[1]
+                for start in range(0, longest, args.chunk):
+                    steps = slice(start, min(start + args.chunk, longest))
                     each, state = losses(memory, z, part, steps, tuple(value.detach() for value in state))
                     optimizer.zero_grad()
                     (each @ weights).backward()

@@ -236,8 +236,7 @@ def main(args: Args) -> Path:
 
     Raises:
         ValueError: for an unknown algorithm or env, an algorithm for other actions, a tremble on the real one, other
-            settings than the folder was begun with, more validations than a run may choose among, more tracks than
-            there are, or a seed whose lanes would begin on other tracks than those to train on.
+            settings than the folder was begun with, too many validations or tracks, or a seed beyond training tracks.
         ImportError: when the algorithm's package is not installed.
     """
     dream, real = env_ids(args.world_model)
@@ -254,10 +253,9 @@ def main(args: Args) -> Path:
         raise ValueError(f"{args.algo} is not for the actions of {args.env}, {space}: give another --algo")
     found = hyperparameters(args.algo, args.env, task_of(args.world_model).actions.size)
     lanes, steps = args.lanes or found["n_envs"], args.steps or found["n_timesteps"]
-    if args.seed not in range(len(TRAINING_SEEDS) - lanes):
-        raise ValueError(
-            f"lanes begin on training tracks, 0 to {TRAINING_SEEDS.stop - 1}: got --seed {args.seed} of {lanes} lanes"
-        )
+    first_tracks = TRAINING_SEEDS[: 1 - lanes or None]  # each next lane begins on the next track
+    if args.seed not in first_tracks:
+        raise ValueError(f"{lanes} lanes begin on training tracks, {first_tracks}: got --seed {args.seed}")
     keep_settings(args.out / "args.json", asdict(args) | {"hyperparameters": found}, FREE)
     ours = ("n_envs", "n_timesteps", "env_wrapper", "normalize")
     settings = {name: value for name, value in found.items() if name not in ours}
@@ -279,8 +277,7 @@ def main(args: Args) -> Path:
             agent.load_replay_buffer(args.out / "replay_buffer.pkl")
         if args.algo == "ars":  # what it loads is the policy alone
             agent.weights = parameters_to_vector(agent.policy.parameters()).detach()
-        rng = np.random.default_rng((args.seed, agent.num_timesteps))
-        agent.set_random_seed(int(rng.integers(len(TRAINING_SEEDS) - lanes)))
+        agent.set_random_seed(int(np.random.default_rng((args.seed, agent.num_timesteps)).choice(first_tracks)))
     else:
         agent = kind(env=envs, seed=args.seed, device=device, **settings)
     agent.set_logger(Logger(None, [Tracked()]))
