@@ -3,11 +3,12 @@
     python -m benchmarks.agents
     python -m benchmarks.agents --learners ppo --worlds dream --seeds 0
 
-Each agent has the same minutes to train in, all cores its own; what validates it is not counted, nor what the world
-model cost, which the JSON file says too. Of Stable-Baselines3's agents real validation tracks choose among ten moments
-of their training. A "controller" is linear: in the dream many are sought as training.loop seeks them (gradients, then a
-generation of CMA-ES) and hard dreams choose one; on the real env, through which no gradients flow, it is CMA-ES's last.
-Then the 100 test tracks of gymnasium's own CarRacing-v3. An interrupted command goes on.
+Each agent has the same minutes to train in, and all cores that the command has (one after `OMP_NUM_THREADS=1 taskset -c
+0`); what validates it is not counted, nor what the world model cost, which the JSON file says too. Of
+Stable-Baselines3's agents real validation tracks choose among ten moments of their training. A "controller" is linear:
+in the dream many are sought as training.loop seeks them (gradients, then a generation of CMA-ES) and hard dreams choose
+one; on the real env, through which no gradients flow, it is CMA-ES's last. Then the 100 test tracks of gymnasium's own
+CarRacing-v3. An interrupted command goes on.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 import tyro
 
 from benchmarks import score
@@ -36,7 +38,7 @@ from wm_gym.world_model import WorldModel
 class Args:
     """What to train, and for how long."""
 
-    learners: tuple[str, ...] = ("ppo", "sac", "tqc", "controller")
+    learners: tuple[str, ...] = ("ppo", "controller", "sac", "tqc")
     """algorithms of training.train_sb3, and linear controllers"""
     worlds: tuple[str, ...] = ("dream", "real")
     """where"""
@@ -46,7 +48,7 @@ class Args:
     """of training"""
     world_model: str = "car_racing"
     """bundled name, folder, or user/name on the Hugging Face Hub"""
-    temperature: float = 1.5
+    temperature: float = 2.0
     """τ of the dreams"""
     doubt: float = 30.0
     """price of the dreams' disagreement, where the world model has doubters"""
@@ -55,7 +57,7 @@ class Args:
     runs: Path = Path("runs/agents")
     """folder for the agents"""
     out: Path = RESULTS / "agents.json"
-    """JSON file; it keeps the other agents' lines"""
+    """JSON file; it keeps the other agents' lines, and several commands may share it, each with agents of its own"""
     workers: int = 2
     """processes that drive the real env"""
 
@@ -96,6 +98,20 @@ def evolve(args: Args, env: str, seed: int, out: Path) -> dict[str, Any]:
     return {"policy": str(out / "controller"), "generations": generations, "real_frames": frames}
 
 
+def written(args: Args, common: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the agents' lines in the file as it is now: another command may write its own, too.
+
+    Raises:
+        ValueError: for a file whose agents had other settings.
+    """
+    if not args.out.is_file():
+        return []
+    kept = json.loads(args.out.read_text())
+    if {key: kept.get(key) for key in common} != common:
+        raise ValueError(f"{args.out} holds agents of other settings or another world model: choose another --out")
+    return kept["agents"]
+
+
 def main(args: Args) -> None:
     """Train and score what is missing, and write each agent's line as it is there.
 
@@ -111,16 +127,12 @@ def main(args: Args) -> None:
     common: dict[str, Any] = {
         "command": "python -m benchmarks.agents",
         **{name: getattr(args, name) for name in ("minutes", "temperature", "doubt", "disturbance")},
+        "threads": torch.get_num_threads(),
         "seeds": [TEST_SEEDS.start, TEST_SEEDS.stop - 1],
         "world_model": cost,
     }
-    kept = json.loads(args.out.read_text()) if args.out.is_file() else {**common, "agents": []}
-    if {key: kept[key] for key in common} != common:
-        raise ValueError(f"{args.out} holds agents of other settings or another world model: choose another --out")
-    lines = kept["agents"]
-    done = {(line["learner"], line["world"], line["seed"]) for line in lines}
     for learner, world, seed in ((a, b, c) for c in args.seeds for a in args.learners for b in args.worlds):
-        if (learner, world, seed) in done:
+        if (learner, world, seed) in {(line["learner"], line["world"], line["seed"]) for line in written(args, common)}:
             continue
         dream_id, real_id = env_ids(args.world_model)
         env, out = dream_id if world == "dream" else real_id, args.runs / f"{learner}-{world}-{seed}"
@@ -129,8 +141,8 @@ def main(args: Args) -> None:
         real, dream = score.drives(real_id, args.workers, scored, fast=False), score.drives(dream_id, 100, scored)
         scores = {"real": summarize(real), "dream": summarize(dream)}
         line = {"learner": learner, "world": world, "seed": seed, **made, **scores}
-        lines.append({**line, "real_episodes": [asdict(episode) for episode in real]})
-        write_report(args.out, {**common, "agents": lines})
+        line["real_episodes"] = [asdict(episode) for episode in real]
+        write_report(args.out, {**common, "agents": [*written(args, common), line]})
         print(learner, world, seed, {name: round(each["mean"], 1) for name, each in scores.items()})
 
 
