@@ -7,8 +7,8 @@ Each agent has the same minutes to train in, and all cores that the command has 
 0`); what validates it is not counted, nor what the world model cost, which the JSON file says too. Of
 Stable-Baselines3's agents real validation tracks choose among ten moments of their training. A "controller" is linear:
 in the dream many are sought as training.loop seeks them (gradients, then a generation of CMA-ES) and hard dreams choose
-one; on the real env, through which no gradients flow, it is CMA-ES's last. Then the 100 test tracks of gymnasium's own
-CarRacing-v3. An interrupted command goes on.
+one; on the real env, through which no gradients flow, it is CMA-ES's last. Then the 100 test tracks, drawn as all real
+drives in training are. An interrupted command goes on.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ def main(args: Args) -> None:
         env, out = dream_id if world == "dream" else real_id, args.runs / f"{learner}-{world}-{seed}"
         made = evolve(args, env, seed, out) if learner == "controller" else train_agent(args, learner, env, seed, out)
         scored = score.Args(policy=made["policy"], world_model=args.world_model, workers=args.workers)
-        real, dream = score.drives(real_id, args.workers, scored, fast=False), score.drives(dream_id, 100, scored)
+        real, dream = score.drives(real_id, args.workers, scored), score.drives(dream_id, 100, scored)
         scores = {"real": summarize(real), "dream": summarize(dream)}
         line = {"learner": learner, "world": world, "seed": seed, **made, **scores}
         line["real_episodes"] = [asdict(episode) for episode in real]
