@@ -71,6 +71,22 @@ def test_controllers_are_sought_in_the_dreams_that_were_asked_for(trained, doubt
     assert settings.objective.doubt == 9.0 * doubters
 
 
+def test_two_commands_may_write_one_file(trained, tmp_path, monkeypatch):
+    make_world_model().save(tmp_path / "model")
+    how = {"world_model": str(tmp_path / "model"), "runs": tmp_path / "runs", "out": tmp_path / "agents.json"}
+    train = agents.train_sb3.main
+
+    def train_beside_another(args):
+        if args.seed == 0:
+            agents.main(agents.Args(("ppo",), ("dream",), (1,), **how))
+        return train(args)
+
+    monkeypatch.setattr(agents.train_sb3, "main", train_beside_another)
+    agents.main(agents.Args(("ppo",), ("dream",), (0, 1), **how))
+    assert [each.seed for each in trained] == [1, 0]
+    assert [line["seed"] for line in json.loads((tmp_path / "agents.json").read_text())["agents"]] == [1, 0]
+
+
 def test_the_cost_of_the_world_model_is_all_its_stages_and_the_drives_that_chose(trained, tmp_path):
     training = {"command": "loop", "real_frames": 70, "rounds": [{"seconds": {"vae": 90.0, "rnn": 30.0}}]}
     make_world_model(training=training | {"finalists": [{"seconds": 60.0}]}).save(tmp_path / "model")
