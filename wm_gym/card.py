@@ -131,7 +131,8 @@ def _rounds_table(training: Mapping[str, Any]) -> list[str]:
 
 
 def _mean_std(scores: Mapping[str, float]) -> str:
-    return f"{scores['mean']:.0f} ± {scores['std']:.0f}"
+    mean, std = scores["mean"], scores["std"]
+    return f"{mean:.0f} ± {std:.{0 if std >= 1 else 1}f}"
 
 
 def _score_line(content: Mapping[str, Any]) -> str:
