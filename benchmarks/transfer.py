@@ -4,7 +4,8 @@
     python -m benchmarks.transfer --world-model runs/mine/best/world_model \
         --policies runs/mine/best/controller runs/ppo/*.zip --out runs/mine/transfer.json
 
-Each policy must have learnt on this world model's latents: a round's controllers know those of that round alone.
+Each policy must have learnt on this world model's latents: a round's controllers know those of that round alone. Where
+the world model has doubters, policies drive wary dreams, too: hot ones that charge for disagreement.
 
 Then the world model alone is held against real drives: how long its dreams stay true, whether its mixture knows what
 it does not know, and whether it sees failures coming. What a policy scored in each episode is kept in
@@ -23,6 +24,7 @@ from typing import Any
 import gymnasium as gym
 import matplotlib.pyplot as plt
 import numpy as np
+import numpy.typing as npt
 import tyro
 from matplotlib.figure import Figure
 
@@ -67,6 +69,9 @@ class Args:
     ray: str | None = None
     """Ray cluster that drives instead: "auto" for this machine's, its head's host:port, or "local" for a new one"""
 
+
+WARY: dict[str, Any] = {"temperature": 2.0, "disagreement_penalty": 30.0}
+"""Of wary dreams."""
 
 CONSTANTS = {
     "coast": (0.0, 0.0, 0.0),
@@ -122,41 +127,72 @@ def identity(name: str, policy: Policy, model: WorldModel) -> str:
 
 
 def measure(args: Args, name: str, policy: Policy) -> dict[str, Any]:
-    """Return what a policy scores on real tracks and in dreams, and what the alarm says of these dreams."""
+    """Return what a policy scores on real tracks, in dreams and in wary ones, and what the alarm says of the dreams."""
     seeds, config = take(TEST_SEEDS, args.tracks), WorldModel.from_pretrained(args.world_model).config
     driver = policy if isinstance(policy, Controller) else name  # others are loaded where they drive
-    dream, real = (
-        drive(env, driver, args.world_model, seeds, lanes, args.ray)
-        for env, lanes in zip(env_ids(args.world_model), (len(seeds), args.workers), strict=True)
-    )
+    dream_id, real_id = env_ids(args.world_model)
+    dream = (dream_id, driver, args.world_model, seeds, len(seeds), args.ray)
+    drives = {"real": drive(real_id, driver, args.world_model, seeds, args.workers, args.ray), "dream": drive(*dream)}
+    if config.doubters:
+        drives["wary"] = drive(*dream, **WARY)
     return {
-        **{name: closed_loop.scores(drives, config.task) for name, drives in (("real", real), ("dream", dream))},
-        "scores": {name: [each.result.score for each in drives] for name, drives in (("real", real), ("dream", dream))},
-        "worst_track": min(real, key=lambda each: each.result.score).result.seed,
-        "alarms": closed_loop.alarms(dream, config.reward),
+        **{kind: closed_loop.scores(each, config.task) for kind, each in drives.items()},
+        "scores": {kind: [episode.result.score for episode in each] for kind, each in drives.items()},
+        "worst_track": min(drives["real"], key=lambda each: each.result.score).result.seed,
+        "alarms": closed_loop.alarms(drives["dream"], config.reward),
     }
+
+
+def agreements(lines: Sequence[dict[str, Any]], kind: str, good: npt.NDArray[np.bool_]) -> dict[str, Any]:
+    """Return how well one kind of dreams tells real scores: over all policies, and over the good ones."""
+    real, dream = (np.array([line["scores"][each] for line in lines]) for each in ("real", kind))
+    return {"all": agreement(real, dream), "good": agreement(real[good], dream[good]) if good.any() else None}
 
 
 # --- the page ------------------------------------------------------------------------------------------------------
 
 
+def words(content: dict[str, Any]) -> str:
+    """Return the page's figures as lines of a table."""
+    kinds = [kind for kind in ("dream", "wary") if kind in content]
+    rows = [f"{'':24}" + "".join(f"{kind:>8}" for kind in kinds)]
+    for which in ("all", "good"):
+        found = [content[kind][which] for kind in kinds]
+        if found[0] is None:
+            continue
+        rows.append(f"\n{which}: {found[0]['policies']} policies")
+        for name in ("pearson", "spearman", "mmrv", "regret", "gap"):
+            values = [each[name]["value"] if isinstance(each[name], dict) else each[name] for each in found]
+            shown = ("-" if each is None else f"{each:.2f}" if abs(each) <= 1 else f"{each:.0f}" for each in values)
+            rows.append(f"  {name:22}" + "".join(f"{each:>8}" for each in shown))
+    return "\n".join(rows)
+
+
 def page(content: dict[str, Any]) -> Figure:
-    """Draw the comparison: scores, gaps, errors of open-loop dreams, and calibration."""
-    drawn, axes = plt.subplots(2, 2, figsize=(9, 7))
-    (scatter, gaps), (errors, histogram) = axes
+    """Draw the comparison: scores, gaps, errors of open-loop dreams, calibration, and the figures."""
+    drawn, axes = plt.subplots(2, 3, figsize=(14, 7.5))
+    (scatter, wary, gaps), (errors, histogram, table) = axes
+    table.axis("off")
+    table.text(0, 1, words(content), family="monospace", va="top")
     lines = content["policies"]
-    real, dream = (np.array([line[key]["mean"] for line in lines]) for key in ("real", "dream"))
     groups = [group(line["policy"]) for line in lines]
-    for kind in dict.fromkeys(groups):
-        chosen = [i for i, each in enumerate(groups) if each == kind]
-        scatter.plot(real[chosen], dream[chosen], "o", ms=4, label=kind)
-        gaps.plot(chosen, (dream - real)[chosen], "o-", ms=4, label=kind)
-    ends = [min(real.min(), dream.min()), max(real.max(), dream.max())]
-    scatter.plot(ends, ends, color="grey", lw=1, label="as real")
-    scatter.set(
-        xlabel="real score", ylabel="dream score", title=f"{len(lines)} policies, {content['tracks']} seeds each"
-    )
-    scatter.legend()
+    real = np.array([line["real"]["mean"] for line in lines])
+    for kind, axis in (("dream", scatter), ("wary", wary)):
+        if kind not in content:
+            axis.axis("off")
+            continue
+        dream = np.array([line[kind]["mean"] for line in lines])
+        for name in dict.fromkeys(groups):
+            chosen = [i for i, each in enumerate(groups) if each == name]
+            axis.plot(real[chosen], dream[chosen], "o", ms=4, label=name)
+            if kind == "dream":
+                gaps.plot(chosen, (dream - real)[chosen], "o-", ms=4)
+        ends = [min(real.min(), dream.min()), max(real.max(), dream.max())]
+        axis.plot(ends, ends, color="grey", lw=1, label="as real")
+        axis.set(xlabel="real score", ylabel=f"{kind} score", xlim=(real.min() - 30, real.max() + 30))
+    scatter.set(title=f"{len(lines)} policies, {content['tracks']} seeds each")
+    scatter.legend(fontsize="x-small")
+    wary.set(title="hot dreams that charge for doubt")
     gaps.axhline(0, color="grey", lw=1)
     gaps.set(xlabel="policy, in the order given", ylabel="dream − real", title="how much too kind the dream is")
     horizons = content["open_loop"]["horizons"]
@@ -220,16 +256,16 @@ def main(args: Args) -> None:
             append_log(log, line)
         kept[key] = {"policy": name, **line}
     lines = list(kept.values())
-    real, dream = (np.array([line["scores"][key] for line in lines]) for key in ("real", "dream"))
-    drives, means = real_drives(args.world_model, validation, args.workers, args.ray), real.mean(1)
-    good_from = GOOD if model.config.task.env == CAR_RACING.env else float(means.min() + means.max()) / 2
-    good = (means > good_from) & np.array([line["policy"] not in simple for line in lines])
+    real = np.array([line["real"]["mean"] for line in lines])
+    drives = real_drives(args.world_model, validation, args.workers, args.ray)
+    good_from = GOOD if model.config.task.env == CAR_RACING.env else float(real.min() + real.max()) / 2
+    good = (real > good_from) & np.array([line["policy"] not in simple for line in lines])
     content: dict[str, Any] = {
         "command": command("transfer", args),
         "tracks": args.tracks,
-        "all": agreement(real, dream),
         "good_from": good_from,
-        "good": agreement(real[good], dream[good]) if good.any() else None,
+        "dream": agreements(lines, "dream", good),
+        **({"wary": WARY | agreements(lines, "wary", good)} if model.config.doubters else {}),
         "alarm_rate": float(np.mean([bool(line["alarms"]) for line in lines])),
         "open_loop": open_loop.open_loop(model, drives),
         "calibration": calibration(model, drives),
@@ -238,8 +274,7 @@ def main(args: Args) -> None:
     write_report(args.out, content)
     save_figure(page(content), args.out.with_suffix(".png"))
     save_figure(worst_dream(args, policies, lines), args.out.with_suffix(".worst.png"))
-    for name in ("all", "good"):
-        print(name, content[name])
+    print(words(content))
     print(content["calibration"]["end"])
 
 

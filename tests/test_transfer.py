@@ -132,7 +132,11 @@ def test_the_command_measures_draws_and_goes_on(world_model_folder, tmp_path, mo
     transfer.main(args)
     content = json.loads(out.read_text())
     assert [line["policy"] for line in content["policies"]] == [*chosen, "car_racing"]
-    assert content["all"]["policies"] == 3 and len(content["open_loop"]["horizons"]) == 5
+    assert (
+        content["dream"]["all"]["policies"] == 3
+        and "wary" not in content
+        and len(content["open_loop"]["horizons"]) == 5
+    )
     assert content["calibration"]["end"]["ends"] == 1  # the drive at half gas
     assert all(out.with_suffix(end).stat().st_size > 1000 for end in (".png", ".worst.png"))
     monkeypatch.setattr(transfer, "measure", lambda *_: pytest.fail("measured again"))
@@ -143,3 +147,15 @@ def test_the_command_measures_draws_and_goes_on(world_model_folder, tmp_path, mo
         transfer.main(transfer.Args(world_model=other))
     named = [(name, policy) for name, policy in simple(gym.make("DreamCarRacing-v0")).items()]
     assert len({transfer.identity(*each, WorldModel.from_pretrained(other)) for each in named}) == len(named)
+
+
+def test_wary_dreams_of_a_model_with_doubters_charge_for_what_they_do_not_know(tmp_path):
+    make_world_model(doubters=1).save(tmp_path / "model")
+    args = transfer.Args(world_model=str(tmp_path / "model"), tracks=2, workers=1)
+    found = transfer.measure(args, "car_racing", Controller.from_pretrained("car_racing"))
+    assert [len(found["scores"][kind]) for kind in ("real", "dream", "wary")] == [2, 2, 2]
+    assert found["wary"]["mean"] < found["dream"]["mean"]
+    lines = [found, found | {"scores": {kind: [9.0, 9.0] for kind in found["scores"]}}]
+    told = {kind: transfer.agreements(lines, kind, np.array([True, False])) for kind in ("dream", "wary")}
+    assert told["wary"]["all"]["gap"] < told["dream"]["all"]["gap"] and told["wary"]["good"]["policies"] == 1
+    assert "1 policies" in transfer.words(told)
