@@ -21,6 +21,9 @@ from training.files import write_atomic
 from training.workers import MOST_DEATHS, Job, Name, Result
 from wm_gym import artifact
 
+CANCELS = 30
+"""Seconds for which jobs are cancelled again: a cancellation can miss one that is just about to start."""
+
 ROOT = Path(__file__).parents[1]
 CODE = ("wm_gym", "training", "benchmarks")
 NOT_CODE = ["/??*", *(f"!/{name}{rest}" for name in CODE for rest in ("", "/**")), "/benchmarks/results"]
@@ -113,5 +116,9 @@ def map_jobs(
             (done,), left = ray.wait(left)
             yield ray.get(done)
     finally:
-        for unfinished in left:
-            ray.cancel(unfinished, force=True)
+        for _ in range(CANCELS if left else 0):
+            for unfinished in left:
+                ray.cancel(unfinished, force=True)
+            _, left = ray.wait(left, num_returns=len(left), timeout=1)
+            if not left:
+                break
