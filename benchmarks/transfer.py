@@ -245,7 +245,11 @@ def main(args: Args) -> None:
     for name in names:
         policies |= members(name, load_policy(name, env))
     log, kept = args.out.with_suffix(".drives.jsonl"), dict[str, dict[str, Any]]()
-    done = {(line["identity"], line["tracks"]): line for line in read_log(log)}
+    done = {
+        (line["identity"], line["tracks"]): line
+        for line in read_log(log)
+        if "wary" in line or not model.config.doubters
+    }
     for name, policy in policies.items():
         key = identity(name, policy, model)
         if key in kept:
