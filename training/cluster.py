@@ -116,9 +116,9 @@ def map_jobs(
             (done,), left = ray.wait(left)
             yield ray.get(done)
     finally:
-        for _ in range(CANCELS if left else 0):
+        for _ in range(CANCELS):
+            if not left:
+                break
             for unfinished in left:
                 ray.cancel(unfinished, force=True)
             _, left = ray.wait(left, num_returns=len(left), timeout=1)
-            if not left:
-                break
