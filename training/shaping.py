@@ -16,6 +16,7 @@ from wm_gym.actions import draw_action
 from wm_gym.envs.dream_vector import DreamVectorEnv
 from wm_gym.evaluate import make_lanes
 from wm_gym.registration import env_ids
+from wm_gym.seeding import stream
 
 
 def make_weighed(env_id: str, lanes: int, objective: gradient.Objective, world_model: str, **kwargs: Any) -> VectorEnv:
@@ -73,7 +74,7 @@ class Tremble(VectorActionWrapper):
     def __init__(self, env: VectorEnv, disturbance: float, alike: int, seed: int = 0) -> None:
         super().__init__(env)
         space = env.action_space
-        self._disturbance, self._rng, self._alike = disturbance, np.random.default_rng(seed), alike
+        self._disturbance, self._rng, self._alike = disturbance, stream(seed, "tremble"), alike
         self._tremble = np.zeros(space.shape or (), np.float32)
         if isinstance(space, Box):
             self._low, self._high = space.low, space.high

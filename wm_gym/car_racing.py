@@ -23,6 +23,7 @@ from wm_gym.actions import ActionConfig
 from wm_gym.checks import check_flag, check_number, check_render_mode
 from wm_gym.policies import State, lanes_of
 from wm_gym.reward import RewardConfig
+from wm_gym.seeding import stream
 from wm_gym.tasks import TaskConfig
 
 CAR_RACING = TaskConfig(
@@ -118,7 +119,7 @@ class ScriptedDriver:
         horizon: float = 140.0,
         bend_gas: float = 0.3,
         tremor: float = 0.0,
-        seed: int | np.random.Generator | None = None,
+        seed: int | None = None,
     ) -> None:
         self.env: Any = env.unwrapped
         self.observation_space = env.observation_space
@@ -126,7 +127,7 @@ class ScriptedDriver:
             raise TypeError(f"a scripted driver needs CarRacing's track and car, got {self.env}")
         self.top_speed, self.grip, self.braking, self.offset = top_speed, grip, braking, offset
         self.horizon, self.bend_gas, self.tremor = horizon, bend_gas, tremor
-        self.rng = np.random.default_rng(seed)
+        self.rng = stream(seed, "tremor")
 
     @classmethod
     def varied(cls, env: gym.Env, seed: int | None) -> ScriptedDriver:
@@ -135,7 +136,7 @@ class ScriptedDriver:
         None looks for bends beyond what a frame shows. From drivers who do, a dream learns that fast cars meet no
         bends, and then its own fast cars meet none.
         """
-        rng = np.random.default_rng(seed)
+        rng = stream(seed, "driver")
         return cls(
             env,
             top_speed=rng.uniform(25, 110),
@@ -145,7 +146,7 @@ class ScriptedDriver:
             horizon=rng.uniform(14, 35),
             bend_gas=rng.uniform(0.1, 0.7),
             tremor=rng.uniform(0, 0.4),
-            seed=rng.spawn(1)[0],
+            seed=seed,
         )
 
     def predict(

@@ -9,6 +9,7 @@ import gymnasium as gym
 import numpy as np
 
 from wm_gym.actions import draw_action, rescale
+from wm_gym.seeding import stream
 
 State = tuple[np.ndarray, ...] | None
 WEIGHTLESS = ("random", "scripted", "scripted-varied")
@@ -48,7 +49,7 @@ class RandomPolicy:
         draw_action(action_space, np.random.default_rng())  # refuses other spaces
         self.observation_space = observation_space
         self.space = action_space
-        self.rng = np.random.default_rng(seed)
+        self.rng = stream(seed, "random actions")
 
     def predict(
         self,
@@ -79,7 +80,7 @@ class ActionBursts:
     ) -> None:
         draw_action(action_space, np.random.default_rng())  # refuses other spaces
         self.policy, self.space, self.rate, self.length = policy, action_space, rate, length
-        self.rng = np.random.default_rng(seed)
+        self.rng = stream(seed, "bursts")
         self.left = 0
         self.burst: Any = None
 

@@ -17,6 +17,7 @@ from wm_gym.checks import check_options, check_running
 from wm_gym.dream_state import DreamState
 from wm_gym.frames import encoder_input
 from wm_gym.models.vae import sample_latent
+from wm_gym.seeding import stream
 from wm_gym.tasks import progress
 from wm_gym.world_model import WorldModel
 
@@ -68,7 +69,9 @@ class VAELatentObservation(gym.ObservationWrapper, gym.utils.RecordConstructorAr
             gymnasium.error.Error: for a seed that is no whole number from 0.
         """
         check_options(options)
-        rng = self._rng if seed is None else seeding.np_random(seed)[0]
+        if seed is not None:
+            seeding.np_random(seed)  # refuses what is no seed
+        rng = self._rng if seed is None else stream(seed, "z")
         frame, info = self.env.reset(seed=seed, options=options)
         self._rng = rng  # not before the env below took the call
         return self.observation(frame), info
