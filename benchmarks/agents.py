@@ -4,7 +4,7 @@
     python -m benchmarks.agents --learners ppo --worlds dream --seeds 0
 
 Each agent has the same minutes to train in, and all cores that the command has (one after `OMP_NUM_THREADS=1 taskset -c
-0`); what validates it is not counted, nor what the world model cost, which the JSON file says too. Of
+0`); what validates it is not counted, nor what the world model cost. Of
 Stable-Baselines3's agents real validation tracks choose among ten moments of their training. A "controller" is linear:
 in the dream many are sought as training.loop seeks them (gradients, then a generation of CMA-ES) and hard dreams choose
 one; on the real env, through which no gradients flow, it is CMA-ES's last. Then the 100 test tracks, drawn as all real
@@ -27,6 +27,8 @@ from benchmarks.reevolve import price, seek
 from benchmarks.report import RESULTS, TEST_SEEDS, write_report
 from training import gradient, train_controller, train_sb3
 from training.checkpoints import read_log
+from training.encode import fingerprint
+from training.files import keep_settings
 from training.loop import Timer
 from training.presets import PRESETS
 from wm_gym.evaluate import summarize
@@ -54,6 +56,8 @@ class Args:
     """price of the dreams' disagreement, where the world model has doubters"""
     disturbance: float = 0.2
     """standard deviation of a tremble of actions in the dreams"""
+    beyond: float = -0.3
+    """what counts of a dream's pay beyond what any car could earn, for agents of Stable-Baselines3"""
     runs: Path = Path("runs/agents")
     """folder for the agents"""
     out: Path = RESULTS / "agents.json"
@@ -69,9 +73,8 @@ def train_agent(args: Args, learner: str, env: str, seed: int, out: Path) -> dic
     dreams = env == env_ids(args.world_model)[0]
     if dreams:
         settings = replace(settings, temperature=args.temperature, disturbance=args.disturbance)
-        settings = replace(
-            settings, objective=gradient.Objective(beyond=-0.3, doubt=price(args.world_model, args.doubt))
-        )
+        objective = gradient.Objective(beyond=args.beyond, doubt=price(args.world_model, args.doubt))
+        settings = replace(settings, objective=objective)
     policy = train_sb3.main(settings)
     lines = read_log(out / "log.jsonl")
     frames = sum(line["frames"] for line in lines) + (0 if dreams else lines[-1]["steps"])
@@ -108,7 +111,9 @@ def written(args: Args, common: dict[str, Any]) -> list[dict[str, Any]]:
         return []
     kept = json.loads(args.out.read_text())
     if {key: kept.get(key) for key in common} != common:
-        raise ValueError(f"{args.out} holds agents of other settings or another world model: choose another --out")
+        raise ValueError(
+            f"{args.out} holds agents of other settings or another world model: choose another --out and other --runs"
+        )
     return kept["agents"]
 
 
@@ -116,26 +121,25 @@ def main(args: Args) -> None:
     """Train and score what is missing, and write each agent's line as it is there.
 
     Raises:
-        ValueError: for an unknown world or algorithm, or a file whose agents had another time or world model.
+        ValueError: for an unknown world or algorithm, or a file or a folder of agents of other settings.
     """
     if unknown := set(args.worlds) - {"dream", "real"}:
         raise ValueError(f"agents are trained in the dream or on the real env, not {sorted(unknown)}")
-    training = WorldModel.from_pretrained(args.world_model).config.training
-    cost = {key: training.get(key) for key in ("command", "real_frames")}
-    spent = [sum(line["seconds"].values()) for line in training.get("rounds", [])]
-    cost["minutes"] = sum(spent + [line["seconds"] for line in training.get("finalists", [])]) / 60
+    model = WorldModel.from_pretrained(args.world_model)
+    made_by = {key: model.config.training.get(key) for key in ("command", "real_frames")}
     common: dict[str, Any] = {
         "command": "python -m benchmarks.agents",
-        **{name: getattr(args, name) for name in ("minutes", "temperature", "doubt", "disturbance")},
+        **{name: getattr(args, name) for name in ("minutes", "temperature", "doubt", "disturbance", "beyond")},
         "threads": torch.get_num_threads(),
         "seeds": [TEST_SEEDS.start, TEST_SEEDS.stop - 1],
-        "world_model": cost,
+        "world_model": {"vae": fingerprint(model.vae), "memory": fingerprint(model.memory), **made_by},
     }
     for learner, world, seed in ((a, b, c) for c in args.seeds for a in args.learners for b in args.worlds):
         if (learner, world, seed) in {(line["learner"], line["world"], line["seed"]) for line in written(args, common)}:
             continue
         dream_id, real_id = env_ids(args.world_model)
         env, out = dream_id if world == "dream" else real_id, args.runs / f"{learner}-{world}-{seed}"
+        keep_settings(out / "agent.json", common)
         made = evolve(args, env, seed, out) if learner == "controller" else train_agent(args, learner, env, seed, out)
         scored = score.Args(policy=made["policy"], world_model=args.world_model, workers=args.workers)
         real, dream = score.drives(real_id, args.workers, scored), score.drives(dream_id, 100, scored)

@@ -50,6 +50,8 @@ def test_each_agent_is_trained_once_in_its_world(trained, doubters, tmp_path):
         agents.main(replace(args, minutes=6.0))
     with pytest.raises(ValueError, match="other settings"):
         agents.main(replace(args, temperature=2.5))
+    with pytest.raises(ValueError, match="begun with another temperature"):
+        agents.main(replace(args, temperature=2.5, out=tmp_path / "other.json"))
     with pytest.raises(ValueError, match=r"dream or on the real env.*moon"):
         agents.main(replace(args, worlds=("moon",)))
 
@@ -87,13 +89,12 @@ def test_two_commands_may_write_one_file(trained, tmp_path, monkeypatch):
     assert [line["seed"] for line in json.loads((tmp_path / "agents.json").read_text())["agents"]] == [1, 0]
 
 
-def test_the_cost_of_the_world_model_is_all_its_stages_and_the_drives_that_chose(trained, tmp_path):
-    training = {"command": "loop", "real_frames": 70, "rounds": [{"seconds": {"vae": 90.0, "rnn": 30.0}}]}
-    make_world_model(training=training | {"finalists": [{"seconds": 60.0}]}).save(tmp_path / "model")
+def test_the_file_says_what_made_the_world_model(trained, tmp_path):
+    make_world_model(training={"command": "loop", "real_frames": 70, "candidates": 3}).save(tmp_path / "model")
     how = {"world_model": str(tmp_path / "model"), "runs": tmp_path / "runs", "out": tmp_path / "agents.json"}
     agents.main(agents.Args(("ppo",), ("dream",), (0,), **how))
-    cost = json.loads((tmp_path / "agents.json").read_text())["world_model"]
-    assert cost == {"command": "loop", "real_frames": 70, "minutes": 3.0}
+    written = json.loads((tmp_path / "agents.json").read_text())
+    assert {"command": "loop", "real_frames": 70}.items() <= written["world_model"].items()
 
 
 def test_controllers_are_sought_until_the_time_is_over_and_hard_dreams_choose(tmp_path, monkeypatch):
