@@ -8,12 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import MEMORIES, contents, every_memory, make_world_model
+from conftest import MEMORIES, every_memory, make_world_model
 from safetensors.numpy import load_file, save_file
 from safetensors.torch import save_file as save_torch
 
 import wm_gym
-from wm_gym.artifact import put_aside
 from wm_gym.models.controller import Controller
 from wm_gym.world_model import WorldModel
 
@@ -195,77 +194,6 @@ def test_a_missing_artifact_is_named(tmp_path):
     for load in (WorldModel.from_pretrained, WorldModel.load, Controller.from_pretrained):
         with pytest.raises(wm_gym.ArtifactError, match=r"nowhere.*car_racing"):
             load(tmp_path / "nowhere")
-
-
-@pytest.mark.parametrize("config", [False, True])
-def test_a_folder_of_something_else_is_not_replaced(tmp_path, config):
-    (tmp_path / "thesis.txt").write_text("precious")
-    if config:
-        (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(FileExistsError, match="no artifact"):
-        Controller().save(tmp_path)
-    assert (tmp_path / "thesis.txt").read_text() == "precious"
-
-
-def test_a_write_that_breaks_off_leaves_the_old_artifact(folder, monkeypatch):
-    def fail(*args, **kwargs):
-        raise OSError("disk full")
-
-    monkeypatch.setattr("wm_gym.artifact.save", fail)
-    with pytest.raises(OSError, match="disk full"):
-        make_world_model(latent="mean").save(folder)
-    assert WorldModel.load(folder).config.latent == "sample"
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (
-            lambda model: model.memory.heads.bias.fill_(7e4),
-            r"memory\.safetensors: not saved.*'heads\.bias'.*not finite",
-        ),
-        (lambda model: model.starts.z.fill(np.nan), r"starts\.safetensors: not saved.*'z'.*not finite"),
-        (lambda model: model.config.training.update(note="x" * (1 << 22)), r"config\.json: not saved: 4,19.*at most"),
-        (lambda model: model.config.training.update(note=object()), r"config\.json: not saved: no JSON.*object"),
-    ],
-)
-@pytest.mark.filterwarnings("ignore:overflow")
-def test_what_could_not_be_loaded_again_is_not_saved(folder, change, message):
-    model, before = WorldModel.load(folder), contents(folder)
-    change(model)
-    with pytest.raises(ValueError, match=message):
-        model.save(folder)
-    assert contents(folder) == before
-    assert os.listdir(folder.parent) == [folder.name]
-
-
-def test_a_save_killed_between_its_renames_loses_nothing(folder, monkeypatch):
-    rename = Path.rename
-
-    def killed(path, target):
-        if path.name.endswith(".tmp"):
-            raise KeyboardInterrupt
-        return rename(path, target)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "rename", killed)
-        with pytest.raises(KeyboardInterrupt):
-            make_world_model(latent="mean").save(folder)
-    assert not folder.exists()
-    assert WorldModel.load(folder).config.latent == "sample"
-
-
-def test_what_a_killed_save_put_aside_is_found_through_the_folder_of_both(tmp_path):
-    Controller(np.full(867, 3)).save(tmp_path / "controller")
-    (tmp_path / "controller").rename(put_aside(tmp_path / "controller"))
-    for name in (tmp_path, tmp_path / "controller"):
-        assert Controller.from_pretrained(name).parameters[0] == 3
-
-
-def test_what_would_be_refused_when_it_is_read_is_not_saved(tmp_path):
-    with pytest.raises(ValueError, match=r"controller\.safetensors: not saved: .*beyond ±65504"):
-        Controller(np.full(867, 1e5)).save(tmp_path / "controller")
-    assert not (tmp_path / "controller").exists()
 
 
 @pytest.mark.parametrize(

@@ -246,8 +246,11 @@ def test_figures_are_json_and_the_gauge_gives_the_dreams_speed():
         ('["sample", 0, "sample"]', "a number from 0.001 to 1000"),
         ('["sample", NaN, "sample"]', "a number from 0.001 to 1000"),
         ('["sample", 1, "most"]', "sampling must be one of"),
-        ('["hold", 32, 0]', "a latent from 0 to 31"),
-        ('["hold", 0, Infinity]', "a finite value"),
+        ('["hold", 32, 0]', "latent must be a number from 0 to 31"),
+        ('["hold", 0, Infinity]', "value must be a number from -1e"),
+        ('["hold", 0, 1e39]', "value must be a number from -1e"),
+        (f'["hold", 0, {10**400}]', "value must be a number from -1e"),
+        ("[" * 100_000, "a list of a command"),
         ('["go_back", 1, false]', "branches are"),
     ],
 )

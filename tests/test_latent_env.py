@@ -81,12 +81,6 @@ def test_is_carracing_with_both_wrappers(env, world_model_folder):
     assert observations.dtype == np.float32
 
 
-def test_an_explicit_world_model_for_the_memory(env, world_model_folder):
-    z = VAELatentObservation(gym.make("CarRacing-v3"), world_model_folder)
-    by_hand = RNNHiddenObservation(z, world_model=world_model_folder)
-    assert np.array_equal(drive(by_hand, 0, gentle_actions(3))[0], drive(env, 0, gentle_actions(3))[0])
-
-
 def test_leaving_the_playfield_ends_it_as_in_carracing(env):
     env.reset(seed=0)
     for body in (env.unwrapped.car.hull, *env.unwrapped.car.wheels):

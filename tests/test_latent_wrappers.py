@@ -168,7 +168,7 @@ def test_latents_need_whole_number_frames(world_model_folder):
 
 def test_the_memory_needs_latents(world_model_folder):
     with pytest.raises(TypeError, match=r"\(32,\)"):
-        RNNHiddenObservation(Camera(), world_model=world_model_folder)
+        RNNHiddenObservation(gym.wrappers.FrameStackObservation(VAELatentObservation(Camera(), world_model_folder), 2))
     with pytest.raises(TypeError, match="wrap it in VAELatentObservation first"):
         RNNHiddenObservation(Camera())
 

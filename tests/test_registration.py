@@ -11,6 +11,7 @@ import pytest
 from conftest import ACROBOT, ANOTHER, make_world_model
 
 import wm_gym
+from wm_gym.car_racing import CAR_RACING
 from wm_gym.models.controller import Controller
 from wm_gym.registration import env_ids
 from wm_gym.world_model import WorldModel
@@ -48,6 +49,14 @@ def test_a_world_model_that_is_not_there_is_not_registered():
 def test_ids_follow_from_the_task(acrobot_folder, clean_registry):
     assert env_ids("car_racing") == ("DreamCarRacing-v0", "LatentCarRacing-v0")
     assert env_ids(acrobot_folder) == env_ids(acrobot_folder) == ("DreamAcrobot-v0", "LatentAcrobot-v0")
+
+
+def test_ids_of_a_namespace_keep_it_and_no_id_stands_for_two_tasks(acrobot_folder, tmp_path, clean_registry):
+    for folder, task in (("mine", "mine/CarRacing-v0"), ("old", "CarRacing-v2")):
+        make_world_model(task=replace(CAR_RACING, env=task)).save(tmp_path / folder)
+    assert env_ids(tmp_path / "mine") == ("mine/DreamCarRacing-v0", "mine/LatentCarRacing-v0")
+    with pytest.raises(ValueError, match=r"DreamCarRacing-v0 is the dream of CarRacing-v3 .* CarRacing-v2 in another"):
+        env_ids(tmp_path / "old")
 
 
 def test_a_dream_of_another_task_than_its_id_says_is_refused(acrobot_folder, clean_registry):

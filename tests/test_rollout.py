@@ -1,5 +1,7 @@
 """`rollout`: the one evaluation loop, in one env, in lanes and in processes."""
 
+from types import SimpleNamespace
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -79,6 +81,18 @@ def test_rollout_refuses_at_once_what_can_not_drive_and_says_why(env, world_mode
             rollout(envs, policy, [1])
     lanes = make_lanes("DreamCarRacing-v0", 4, world_model=world_model_folder, max_episode_steps=5)
     assert len(list(rollout(lanes, population, range(4)))) == 4
+
+
+@pytest.mark.parametrize("seed", [1.7, "3", None])
+def test_rollout_refuses_seeds_that_are_no_whole_numbers(env, seed):
+    with pytest.raises(TypeError, match="integer"):
+        rollout(env, Controller(), [0, seed])
+
+
+def test_rollout_takes_a_policy_that_tells_one_of_its_spaces_as_it_is(env):
+    policy = Controller()
+    half = SimpleNamespace(predict=policy.predict, action_space=env.action_space)
+    assert list(rollout(env, half, [0])) == list(rollout(env, policy, [0]))
 
 
 def test_rollout_takes_seeds_of_numpy_and_gives_them_back_as_pythons(env, make_vec):

@@ -1,5 +1,7 @@
 """The SB3 adapter keeps Stable-Baselines3's contract, lane by lane, as its own DummyVecEnv does over single envs."""
 
+from copy import deepcopy
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -101,6 +103,17 @@ def test_seeds_and_options_are_used_once(adapted, dummy):
 
 def test_options_of_single_lanes_are_refused(adapted):
     adapted.set_options([{"start": 0}, {"start": 1}, {"start": 2}])
+    with pytest.raises(ValueError, match="share their reset options"):
+        adapted.reset()
+
+
+def test_a_state_is_an_option_that_all_lanes_share(adapted, world_model_folder):
+    dream = gym.make(DREAM, world_model=world_model_folder)
+    observation, _ = dream.reset(seed=5)
+    state = dream.unwrapped.get_state()
+    adapted.set_options({"state": state})
+    np.testing.assert_array_equal(adapted.reset(), [observation] * LANES)
+    adapted.set_options([{"state": deepcopy(state)} for _ in range(3)])
     with pytest.raises(ValueError, match="share their reset options"):
         adapted.reset()
 

@@ -34,16 +34,14 @@ from training.rollouts import (
     parse_task,
     save_frames,
 )
+from training.seeds import TRAINING_SEEDS
 from training.workers import here, map_jobs, weights_of
-from wm_gym.car_racing import CAR_RACING
+from wm_gym.car_racing import CAR_RACING, tiles
 from wm_gym.evaluate import rollout
 from wm_gym.frames import kept_size
 from wm_gym.policies import ActionBursts, load_policy
-from wm_gym.tasks import TaskConfig, make_env, progress
+from wm_gym.tasks import TaskConfig, make_env
 from wm_gym.wrappers import RNNHiddenObservation, VAELatentObservation
-
-TRAINING_SEEDS = range(0, 1_000_000)
-"""Seeds for collection and training."""
 
 Driven = tuple[Episode, npt.NDArray[np.uint8]]
 """What comes of a job: the episode, and its frames, uint8 ``(T + 1, 64, 64, 3)``."""
@@ -121,7 +119,7 @@ class Patience(gym.Wrapper):
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """Step the env."""
         observation, reward, terminated, truncated, info = self.env.step(action)
-        counted = progress(self.env)
+        counted = tiles(self.env)
         if counted is None:
             raise ValueError(f"{self.env} counts no progress to have patience for: use --patience 0")
         self.waited = 0 if counted[0] > self.done else self.waited + 1

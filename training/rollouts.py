@@ -17,10 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from training.files import write_atomic, write_json
-from wm_gym.car_racing import CAR_RACING
-from wm_gym.evaluate import FINISHED
+from wm_gym.car_racing import CAR_RACING, tiles
 from wm_gym.frames import encoder_input
-from wm_gym.tasks import TaskConfig, progress
+from wm_gym.tasks import TaskConfig
 
 FORMER_NAMES = {"tiles": "counts", "track_tiles": "goal", "lap_finished": "finished"}
 """What files called an episode's parts while there was CarRacing alone."""
@@ -190,9 +189,9 @@ class Recorder(gym.Wrapper):
         self.frames.append(encoder_input(observation, self.version))
         self.actions.append(np.array(action, dtype=self.action_space.dtype))
         self.rewards.append(float(reward))
-        done, self.goal = progress(self.env) or (0, 0)
+        done, self.goal = tiles(self.env) or (0, 0)
         self.done.append(done)
-        self.terminated, self.finished = terminated, bool(self.goal and terminated and info.get(FINISHED[0]))
+        self.terminated, self.finished = terminated, bool(self.goal and terminated and info["lap_finished"])
         return observation, reward, terminated, truncated, info
 
     def drive_again(self, seed: int, actions: npt.NDArray[Any]) -> list[npt.NDArray[np.uint8]]:

@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import stat
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,6 +26,7 @@ FORMAT_VERSION = 2
 PRETRAINED = Path(__file__).parent / "pretrained"
 Arrays = dict[str, np.ndarray]
 Config = TypeVar("Config")
+Read = TypeVar("Read")
 FLOATS, INTEGERS = ("F16", "F32", "F64"), ("I8", "I16", "I32", "I64")
 """Types of tensors that are read, as safetensors calls them."""
 LARGEST = 1 << 14
@@ -86,7 +87,32 @@ def resolve(name: str | Path, kind: str) -> Path:
 
 def put_aside(folder: Path) -> Path:
     """Return where the old artifact is while a save replaces it; it stays there if the save is killed just then."""
+    folder = folder.resolve()  # behind a link
     return folder.with_name(f".{folder.name}.old")
+
+
+def read_whole(name: str | Path, kind: str, read: Callable[[Path], Read]) -> Read:
+    """Return what is read from an artifact's folder; once more if another one was saved in its place meanwhile.
+
+    Args:
+        name: see `resolve`.
+        kind: "world_model" or "controller".
+        read: reads the folder's files, one after the other.
+
+    Raises:
+        ArtifactError: when there is no such folder, and whatever ``read`` raises of one that nobody touched.
+    """
+    while True:
+        folder = resolve(name, kind)
+        before = stamp(folder)
+        try:
+            found = read(folder)
+        except ArtifactError:
+            if not folder.is_dir() or stamp(folder) != before:
+                continue
+            raise
+        if folder.is_dir() and stamp(folder) == before:
+            return found
 
 
 def check_sizes(config: Any, *names: str) -> None:
@@ -223,7 +249,7 @@ def write_folder(folder: Path, kind: str, config: Mapping[str, Any], files: Mapp
         files: file name -> arrays.
 
     Raises:
-        FileExistsError: when ``folder`` holds anything but an artifact.
+        FileExistsError: when ``folder`` holds anything but an artifact, or is the current directory.
         ValueError: for what would be refused when it is read again; nothing has been written then.
     """
     description = {"kind": kind, "format_version": FORMAT_VERSION, **config}
@@ -242,6 +268,9 @@ def write_folder(folder: Path, kind: str, config: Mapping[str, Any], files: Mapp
     for name, data in written.items():
         if len(data) > (most := FILE_BYTES if name in files else CONFIG_BYTES):
             raise ValueError(f"{folder / name}: not saved: {len(data):,} bytes, at most {most:,} are read")
+    folder = folder.resolve()  # behind a link, which stays
+    if folder == Path.cwd():
+        raise FileExistsError(f"{folder}: is the current directory, which can't be replaced; choose another folder")
     if folder.exists():
         content = {path.name for path in folder.iterdir()} if folder.is_dir() else {folder.name}
         own = {"config.json", *(name for name in content if name.endswith(".safetensors"))}
@@ -250,11 +279,15 @@ def write_folder(folder: Path, kind: str, config: Mapping[str, Any], files: Mapp
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.with_name(f".{folder.name}.{uuid4().hex}.tmp")
     temporary.mkdir()
-    for name, data in written.items():
-        (temporary / name).write_bytes(data)
-    replaced = put_aside(folder)
-    if folder.exists():
-        shutil.rmtree(replaced, ignore_errors=True)
-        folder.rename(replaced)
-    temporary.rename(folder)
+    try:
+        for name, data in written.items():
+            (temporary / name).write_bytes(data)
+        replaced = put_aside(folder)
+        if folder.exists():
+            shutil.rmtree(replaced, ignore_errors=True)
+            folder.rename(replaced)
+        temporary.rename(folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)  # a full disk needs the room
+        raise
     shutil.rmtree(replaced, ignore_errors=True)

@@ -63,18 +63,16 @@ def make(render_mode: str | None = None, fast: bool = True, **kwargs: Any) -> gy
         ValueError: for an unknown render mode, a ``lap_complete_percent`` that is no share, or a switch that is neither
             True nor False.
     """
-    from gymnasium.envs.box2d.car_racing import CarRacing
-
-    from wm_gym.envs.fast_car_racing import FastCarRacing
+    from wm_gym.envs.fast_car_racing import CheckedCarRacing, FastCarRacing
 
     single = render_mode.removesuffix("_list") if isinstance(render_mode, str) else render_mode
-    check_render_mode(single, CarRacing.metadata)
+    check_render_mode(single, CheckedCarRacing.metadata)
     for name, value in {"fast": fast, **kwargs}.items():
         if name in SWITCHES:
             check_flag(name, value)
     # CarRacing reads it in the middle of a step
     check_number("lap_complete_percent", kwargs.get("lap_complete_percent", 0.95), 0, 1)
-    env = (FastCarRacing if fast else CarRacing)(render_mode=single, **kwargs)
+    env = (FastCarRacing if fast else CheckedCarRacing)(render_mode=single, **kwargs)
     return env if single == render_mode else gym.wrappers.RenderCollection(env)
 
 

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from wm_gym.models.kinds import AnyMemory
-from wm_gym.models.memory import Prediction, State, disagreement, mixture_moments
+from wm_gym.models.memory import Memory, Prediction, State, disagreement, mixture_moments
 
 
 class Doubters:
@@ -20,7 +19,7 @@ class Doubters:
         memories: of one kind and size.
     """
 
-    def __init__(self, memories: Sequence[AnyMemory]) -> None:
+    def __init__(self, memories: Sequence[Memory]) -> None:
         self.memories = tuple(memories)
 
     def initial_state(self, lanes: int) -> State:

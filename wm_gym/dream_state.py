@@ -23,7 +23,7 @@ STATE_LIMIT = 1e6
 """The greatest size of a number in a state that a dream goes on from: the networks' sums over it stay finite."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class DreamState:
     """A moment of one or more lanes, from which a dream can be continued or branched.
 

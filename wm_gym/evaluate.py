@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from operator import index
 from typing import Any
 
 import gymnasium as gym
@@ -13,9 +14,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from wm_gym.car_racing import CAR_RACING
 from wm_gym.models.controller import Controller
 from wm_gym.policies import Policy, fit
-
-FINISHED = ("lap_finished", "is_success")
-"""What envs call it in their info whether an end is a success; the first is CarRacing's."""
+from wm_gym.tasks import FINISHED
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,7 @@ class EpisodeResult:
         seed: it was reset with.
         score: sum of its rewards, less what a dream takes for disagreement.
         steps: its length.
-        terminated: whether it ended before the time limit.
+        terminated: whether its end is the env's own; False where a limit of time or disagreement cut it off.
         finished: whether its end was a success; None where it did not end, or the env does not say.
     """
 
@@ -78,7 +77,8 @@ def rollout(
         deterministic: passed on to the policy.
 
     Raises:
-        TypeError: for what can't predict actions, as the name of a policy, and for what is no env of gymnasium.
+        TypeError: for what can't predict actions, as the name of a policy, for what is no env of gymnasium, and for a
+            seed that is no whole number.
         ValueError: for a vector env that resets by itself, a policy that was made for other spaces, and a population
             of controllers that is not one for each lane.
     """
@@ -101,7 +101,7 @@ def rollout(
             f"a population of {len(policy.parameters)} controllers drives as many lanes, got {envs.num_envs}: "
             "member(i) is one of them"
         )
-    return _episodes(envs, policy, [int(seed) for seed in seeds], deterministic)
+    return _episodes(envs, policy, [index(seed) for seed in seeds], deterministic)
 
 
 def _episodes(envs: VectorEnv, policy: Policy, tracks: list[int], deterministic: bool) -> Iterator[EpisodeResult]:

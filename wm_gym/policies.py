@@ -147,7 +147,7 @@ def fit(policy: Any, observation_space: gym.Space, action_space: gym.Space, name
                 f"but the env has {observation_space} and {action_space}: it drives with its own world model alone"
             )
         return policy
-    if not hasattr(policy, "action_space"):
+    if not (hasattr(policy, "observation_space") and hasattr(policy, "action_space")):
         return policy
     seen = policy.observation_space == observation_space
     if seen and policy.action_space == action_space:

@@ -60,11 +60,20 @@ def register_dream(id: str, world_model: str | Path) -> str:
 
 
 def env_ids(world_model: str | Path) -> tuple[str, str]:
-    """Return the ids of a world model's dream and real env, as in DreamAcrobot-v0; registered if they are not yet."""
-    name = re.sub(r"\W", "", re.sub(r"-v\d+$", "", task_of(world_model).env.split("/")[-1]))
-    dream, real = f"Dream{name}-v0", f"Latent{name}-v0"
+    """Return the ids of a world model's dream and real env, as in DreamAcrobot-v0; registered if they are not yet.
+
+    Raises:
+        ValueError: when the dream of another env, as of another version of it, is registered under that id.
+        wm_gym.ArtifactError: when there is no such world model, or its config is not readable.
+    """
+    task = task_of(world_model)
+    *space, name = task.env.split("/")
+    name = re.sub(r"\W", "", re.sub(r"-v\d+$", "", name))
+    dream, real = ("/".join([*space, f"{kind}{name}-v0"]) for kind in ("Dream", "Latent"))
     if dream not in gym.registry:
         register_dream(dream, world_model)
+    elif (other := gym.spec(dream).kwargs.get("task")) != task.env:
+        raise ValueError(f"{dream} is the dream of {other} in this process: use a world model of {task.env} in another")
     return dream, real
 
 

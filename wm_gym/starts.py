@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from wm_gym import artifact
 from wm_gym.artifact import ArtifactError
-from wm_gym.models.kinds import AnyMemory
+from wm_gym.models.memory import Memory
 
 if TYPE_CHECKING:
     from wm_gym.world_model import WorldModelConfig
@@ -23,7 +23,7 @@ COPYING = 64
 """Multiplications that take as long as a value of a state, which is copied at each step."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Starts:
     """Real moments that dreams start from: short windows of latents and actions that lead up to each.
 
@@ -45,7 +45,7 @@ class Starts:
         return len(self.length)
 
 
-def read_starts(path: Path, config: WorldModelConfig, memory: AnyMemory, version: int) -> Starts:
+def read_starts(path: Path, config: WorldModelConfig, memory: Memory, version: int) -> Starts:
     """Read the starts, and check that dreams can begin at them with what they take."""
     z, a = config.vae.latent_size, config.memory.action_size
     gained = "gained" if version > 1 else "tiles"

@@ -25,6 +25,8 @@ ENV_ID = re.compile(r"(?!GymV2)([\w-]+/)?[\w.-]+-v\d+")
 gymnasium's own envs that make one of another library."""
 LARGEST_FRAME = 1 << 12
 """The greatest height or width of a frame."""
+FINISHED = ("lap_finished", "is_success")
+"""What envs call it in their info whether an end is a success; the first is CarRacing's."""
 RENDER_MODES = {"render_modes": ["rgb_array"]}
 """Of an env that is seen as it renders itself."""
 
@@ -72,8 +74,8 @@ class TaskConfig:
             raise ValueError(f"kwargs are strings, numbers, booleans and None by their names, got {self.kwargs!r}")
         if not all(isinstance(each, (int, float)) and abs(each) <= LARGEST_VALUE for each in numbers):
             raise ValueError(f"solved is a score up to {LARGEST_VALUE}, got {self.solved!r}")
-        if not isinstance(self.finished, (str, type(None))):
-            raise ValueError(f"finished is the name of an info, got {self.finished!r}")
+        if self.finished not in (None, *FINISHED):
+            raise ValueError(f"finished is the name of an info, one of {FINISHED}, got {self.finished!r}")
 
     @classmethod
     def of(cls, env: str, **kwargs: Any) -> TaskConfig:
@@ -170,10 +172,3 @@ def observe_frames(spec: EnvSpec, kwargs: Mapping[str, Any], render_mode: str | 
 def is_frame(space: gym.Space) -> bool:
     """Return whether a space is one of uint8 frames ``(H, W, 3)``."""
     return isinstance(space, Box) and space.dtype == np.uint8 and len(space.shape) == 3 and space.shape[2] == 3
-
-
-def progress(env: gym.Env) -> tuple[int, int] | None:
-    """Return how much of how much an env counts that it has done: CarRacing its tiles. None for all others."""
-    from wm_gym.car_racing import tiles
-
-    return tiles(env)

@@ -17,9 +17,9 @@ from wm_gym import artifact
 from wm_gym.artifact import ArtifactError
 from wm_gym.car_racing import CAR_RACING, lap_reward
 from wm_gym.frames import kept_size
-from wm_gym.models.kinds import AnyMemory, make_memory, read_sizes, write_sizes
+from wm_gym.models.kinds import make_memory, read_sizes, write_sizes
 from wm_gym.models.mdn_rnn import MDNRNNConfig
-from wm_gym.models.memory import MemoryConfig, State, put, select
+from wm_gym.models.memory import Memory, MemoryConfig, State, put, select
 from wm_gym.models.vae import VAE, VAEConfig
 from wm_gym.reward import RewardConfig
 from wm_gym.starts import Starts, read_starts
@@ -128,7 +128,7 @@ class WorldModel:
     """
 
     def __init__(
-        self, config: WorldModelConfig, vae: VAE, memory: AnyMemory, starts: Starts, doubters: Sequence[AnyMemory] = ()
+        self, config: WorldModelConfig, vae: VAE, memory: Memory, starts: Starts, doubters: Sequence[Memory] = ()
     ) -> None:
         if len(doubters) != config.doubters:
             raise ValueError(f"the config has {config.doubters} doubters, got {len(doubters)}")
@@ -165,7 +165,7 @@ class WorldModel:
         """The doubters' state at each of the S starts, as `wm_gym.doubt.Doubters` keep it; ``()`` of none."""
         return tuple(part for memory in self.doubters for part in self.run_up(memory))
 
-    def run_up(self, memory: AnyMemory) -> State:
+    def run_up(self, memory: Memory) -> State:
         """Return a memory's state at each of the S starts.
 
         It is run over each start's window of real latents and actions; an episode's start has h = 0.
@@ -232,7 +232,10 @@ class WorldModel:
         Raises:
             wm_gym.ArtifactError: for whatever is wrong with it, naming the file.
         """
-        folder = artifact.resolve(folder, "world_model")
+        return artifact.read_whole(folder, "world_model", lambda found: cls._read(found, device))
+
+    @classmethod
+    def _read(cls, folder: Path, device: str | torch.device) -> WorldModel:
         fields = artifact.read_config(folder, "world_model")
         try:
             config = WorldModelConfig.from_dict(fields)

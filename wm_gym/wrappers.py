@@ -13,12 +13,12 @@ from gymnasium.spaces import Box
 from gymnasium.utils import seeding
 
 from wm_gym.actions import check_action
+from wm_gym.car_racing import tiles
 from wm_gym.checks import check_options, check_running
 from wm_gym.dream_state import DreamState
 from wm_gym.frames import encoder_input
 from wm_gym.models.vae import sample_latent
 from wm_gym.seeding import stream
-from wm_gym.tasks import progress
 from wm_gym.world_model import WorldModel
 
 Observation = npt.NDArray[np.float32]
@@ -95,30 +95,24 @@ class RNNHiddenObservation(gym.Wrapper, gym.utils.RecordConstructorArgs):
     The memory takes ``(z_t, a_t, h_t)`` to ``h_{t+1}`` at each step; ``h_0 = 0`` at the start of an episode.
 
     Args:
-        env: observes z, as `VAELatentObservation` gives it.
-        world_model: bundled name, folder, or user/name on the Hugging Face Hub; by default the one of the
-            `VAELatentObservation` below.
-        device: where the memory runs, if ``world_model`` is given; that of the `VAELatentObservation` is where it is.
+        env: observes z, as `VAELatentObservation` gives it, whose world model's memory this is.
 
     Raises:
         TypeError: for an env whose observations or actions do not fit the memory.
-        wm_gym.ArtifactError: when the world model can't be read.
     """
 
-    def __init__(self, env: gym.Env, world_model: str | Path | None = None, device: str = "cpu") -> None:
-        recorded = None if world_model is None else str(world_model)
-        gym.utils.RecordConstructorArgs.__init__(self, world_model=recorded, device=device)
+    def __init__(self, env: gym.Env) -> None:
+        gym.utils.RecordConstructorArgs.__init__(self)
         super().__init__(env)
-        if world_model is None and not env.has_wrapper_attr("world_model"):
-            raise TypeError(f"{env} observes no latents: wrap it in VAELatentObservation first, or give a world_model")
-        found = env.get_wrapper_attr("world_model") if world_model is None else None
-        self.world_model = found or WorldModel.from_pretrained(world_model or "", device)
+        if not env.has_wrapper_attr("world_model"):
+            raise TypeError(f"{env} observes no latents: wrap it in VAELatentObservation first")
+        self.world_model: WorldModel = env.get_wrapper_attr("world_model")
         config, self._actions = self.world_model.config.memory, self.world_model.config.task.actions
         if env.observation_space.shape != (config.latent_size,) or env.action_space != self._actions.space:
             raise TypeError(
                 f"RNNHiddenObservation needs observations ({config.latent_size},) and actions of "
-                f"{self._actions.space}, got an env of {env.observation_space} and {env.action_space}: give the "
-                "world_model that was trained on it"
+                f"{self._actions.space}, got an env of {env.observation_space} and {env.action_space}: give "
+                "VAELatentObservation the world_model that was trained on it"
             )
         self.observation_space = latent_space(config.latent_size + config.hidden_size)
         self._z = np.zeros(config.latent_size, np.float32)
@@ -149,7 +143,7 @@ class RNNHiddenObservation(gym.Wrapper, gym.utils.RecordConstructorArgs):
         z_t, a_t = inputs[:, : len(self._z)], inputs[:, len(self._z) :]
         with torch.inference_mode():
             self._state = self.world_model.memory.step(z_t, a_t, self._state)
-        self._z, self._running = z, not terminated
+        self._z, self._running = z, not (terminated or truncated)
         return self._observation(), reward, terminated, truncated, info
 
     def get_state(self) -> DreamState:
@@ -162,7 +156,7 @@ class RNNHiddenObservation(gym.Wrapper, gym.utils.RecordConstructorArgs):
             gymnasium.error.ResetNeeded: before the first `reset`.
         """
         check_running(self._running is not None)
-        z, done, goal = torch.from_numpy(self._z), progress(self), self.world_model.config.reward.goal
+        z, done, goal = torch.from_numpy(self._z), tiles(self), self.world_model.config.reward.goal
         gained = 0.0 if done is None or goal is None else done[0] / done[1] * goal
         z = z.to(self.world_model.device).unsqueeze(0)
         return DreamState.of(z, self._state, gained, np.random.default_rng())[:]  # a copy

@@ -16,7 +16,7 @@ from wm_gym.frames import INPUT_SIZE, gauge_speed
 from wm_gym.models.memory import mixture_spread
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Frame:
     """What is seen at one moment.
 

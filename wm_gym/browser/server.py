@@ -69,7 +69,11 @@ def obey(session: Session, message: str) -> None:
     Raises:
         ValueError: for what is no such list, and for what the session can't do.
     """
-    match json.loads(message):
+    try:
+        command = json.loads(message, parse_int=lambda digits: int(digits) if len(digits) < 16 else float(digits))
+    except RecursionError as error:
+        raise ValueError("expected a list of a command and its values, got too many within another") from error
+    match command:
         case [str(name), *values] if name in COMMANDS:
             kinds = COMMANDS[name]
         case _:

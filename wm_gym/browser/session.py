@@ -14,8 +14,9 @@ import torch
 
 import wm_gym
 from wm_gym.car_racing import keys_action
+from wm_gym.checks import check_number
 from wm_gym.dream import Dream
-from wm_gym.dream_state import DreamState
+from wm_gym.dream_state import STATE_LIMIT, DreamState
 from wm_gym.policies import State
 
 HANDS = "you"
@@ -209,8 +210,8 @@ class Session:
     def hold(self, latent: int, value: float) -> None:
         """Give a latent of the dream a value, now and after each step until it is released."""
         size = self.simulator.z.shape[1]
-        if not (0 <= latent < size and np.isfinite(value)):
-            raise ValueError(f"expected a latent from 0 to {size - 1} and a finite value, got {latent} and {value}")
+        check_number("latent", latent, 0, size - 1)
+        check_number("value", value, -STATE_LIMIT, STATE_LIMIT)
         self.held[latent] = float(value)
         self._hold()
 

@@ -19,7 +19,21 @@ VIEW = pygame.Rect(0, PANEL.height, WINDOW_W, PANEL.top)  # what they leave of t
 SEEN = VIEW.inflate(4, 4)  # antialiasing and rounding reach less than two pixels beyond a polygon's corners
 
 
-class FastCarRacing(CarRacing):
+class CheckedCarRacing(CarRacing):
+    """CarRacing, but for what it does not know: options of `reset` that it would ignore, or stumble over halfway."""
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+        """Start an episode.
+
+        Raises:
+            ValueError: for an unknown option, or "randomize" that is neither True nor False; nothing has happened then.
+        """
+        if (randomize := check_options(options, "randomize")["randomize"]) is not None:
+            check_flag("options['randomize']", randomize)
+        return super().reset(seed=seed, options=options)
+
+
+class FastCarRacing(CheckedCarRacing):
     """CarRacing with the same observations in a fraction of the time.
 
     Nearly all of CarRacing's time goes into drawing the observation. This is what is done otherwise here:
@@ -52,11 +66,9 @@ class FastCarRacing(CarRacing):
         """Start an episode as CarRacing does.
 
         Raises:
-            ValueError: for an unknown option, or "randomize" that is neither True nor False; nothing has happened then.
+            ValueError: as `CheckedCarRacing` does.
             RuntimeError: if the installed gymnasium and pygame draw another frame than this class.
         """
-        if (randomize := check_options(options, "randomize")["randomize"]) is not None:
-            check_flag("options['randomize']", randomize)
         frame, info = super().reset(seed=seed, options=options)
         if not np.array_equal(frame, super()._render("state_pixels")):
             raise RuntimeError("this gymnasium or pygame draws another frame than FastCarRacing; use CarRacing instead")

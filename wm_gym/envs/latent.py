@@ -46,4 +46,4 @@ def LatentEnv(
     """
     model = dreamt_model(world_model, device, task)
     env = make_env(model.config.task, render_mode, fast, **kwargs)
-    return RNNHiddenObservation(VAELatentObservation(env, world_model, device), device=device)
+    return RNNHiddenObservation(VAELatentObservation(env, world_model, device))

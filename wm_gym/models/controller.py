@@ -132,7 +132,10 @@ class Controller:
         Raises:
             wm_gym.ArtifactError: when there is none, or its files are not what they should be.
         """
-        folder = artifact.resolve(name, "controller")
+        return artifact.read_whole(name, "controller", cls._read)
+
+    @classmethod
+    def _read(cls, folder: Path) -> Controller:
         fields = artifact.read_config(folder, "controller")
         try:
             config = ControllerConfig(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from wm_gym.models.memory import MemoryConfig, Prediction, State, disagreement, read_heads
+from wm_gym.models.memory import Memory, MemoryConfig, Prediction, State, disagreement, read_heads
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Layers(nn.Module):
         return torch.baddbmm(self.bias.unsqueeze(1), inputs, self.weight.mT)
 
 
-class Ensemble(nn.Module):
+class Ensemble(Memory):
     """M LSTMs from different first weights, each with its own heads, all of which see the same z and actions.
 
     h is the members' own, one after another, and the state is ``(h, c)``, each ``(N, M, H / M)``. The ensemble dreams
@@ -57,6 +57,8 @@ class Ensemble(nn.Module):
     The members' disagreement is `wm_gym.models.memory.disagreement`; see `wm_gym.models.memory.Memory` for the methods'
     contracts.
     """
+
+    config: EnsembleConfig
 
     def __init__(self, config: EnsembleConfig = EnsembleConfig()) -> None:
         super().__init__()

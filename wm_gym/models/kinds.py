@@ -9,11 +9,10 @@ from typing import Any, Literal
 from wm_gym.artifact import build
 from wm_gym.models.ensemble import Ensemble, EnsembleConfig
 from wm_gym.models.mdn_rnn import MDNRNN, MDNRNNConfig
-from wm_gym.models.memory import MemoryConfig
+from wm_gym.models.memory import Memory, MemoryConfig
 from wm_gym.models.transformer import Transformer, TransformerConfig
 
 Kind = Literal["lstm", "transformer", "ensemble"]
-AnyMemory = MDNRNN | Transformer | Ensemble
 KINDS: dict[Kind, tuple[type[MemoryConfig], type[Any]]] = {
     "lstm": (MDNRNNConfig, MDNRNN),
     "transformer": (TransformerConfig, Transformer),
@@ -27,7 +26,7 @@ def kind_of(config: MemoryConfig) -> Kind:
     return next(kind for kind, (sizes, _) in KINDS.items() if type(config) is sizes)
 
 
-def make_memory(config: MemoryConfig) -> AnyMemory:
+def make_memory(config: MemoryConfig) -> Memory:
     """Return a new memory of these sizes."""
     return KINDS[kind_of(config)][1](config)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from wm_gym.models.memory import MemoryConfig, Prediction, State, read_heads
+from wm_gym.models.memory import Memory, MemoryConfig, State
 
 
 @dataclass(frozen=True)
@@ -15,11 +15,13 @@ class MDNRNNConfig(MemoryConfig):
     """Sizes of the MDN-RNN: those that every memory has."""
 
 
-class MDNRNN(nn.Module):
+class MDNRNN(Memory):
     """LSTM memory with heads for the next latent's mixture, the expected gain and the end.
 
     The state is ``(h, c)``, each ``(N, H)``. See `wm_gym.models.memory.Memory` for the methods' contracts.
     """
+
+    config: MDNRNNConfig
 
     def __init__(self, config: MDNRNNConfig = MDNRNNConfig()) -> None:
         super().__init__()
@@ -42,15 +44,3 @@ class MDNRNN(nn.Module):
         h, c = state
         hidden, (h, c) = self.lstm(torch.cat([z, actions], dim=-1), (h.unsqueeze(0), c.unsqueeze(0)))
         return hidden, (h.squeeze(0), c.squeeze(0))
-
-    def hidden(self, state: State) -> Tensor:
-        """Return h."""
-        return state[0]
-
-    def predict(self, hidden: Tensor) -> Prediction:
-        """Read all heads from h."""
-        return read_heads(self.heads(hidden), self.config)
-
-    def members(self, hidden: Tensor) -> Prediction:
-        """Return `predict`: it has no members."""
-        return self.predict(hidden)

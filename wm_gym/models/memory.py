@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wm_gym.artifact import check_sizes
@@ -69,37 +69,42 @@ class Prediction(NamedTuple):
     disagreement: Tensor | None = None
 
 
-class Memory(Protocol):
-    """A recurrent model of latents: ``(z_t, a_t, h_t) -> h_{t+1}``, which predicts ``z_{t+1}``, reward and end."""
+class Memory(nn.Module):
+    """A recurrent model of latents: ``(z_t, a_t, h_t) -> h_{t+1}``, which predicts ``z_{t+1}``, reward and end.
 
-    @property
-    def config(self) -> MemoryConfig:
-        """Its sizes."""
-        ...
+    Each kind has its own `initial_state`, `step` and `unroll`.
+
+    Attributes:
+        config: its sizes.
+        heads: takes h to ``(..., outputs)``.
+    """
+
+    config: MemoryConfig
+    heads: Any
 
     def initial_state(self, lanes: int) -> State:
         """Return the state before any real frame; its hidden part is zero."""
-        ...
+        raise NotImplementedError
 
     def step(self, z: Tensor, action: Tensor, state: State) -> State:
         """Advance each lane by one step: z ``(N, Z)``, action ``(N, A)``."""
-        ...
+        raise NotImplementedError
 
     def unroll(self, z: Tensor, actions: Tensor, state: State) -> tuple[Tensor, State]:
         """Advance over sequences ``(N, T, Z)`` and ``(N, T, A)``: all hidden vectors ``(N, T, H)``, last state."""
-        ...
+        raise NotImplementedError
 
     def hidden(self, state: State) -> Tensor:
         """Return h, the part of the state that an agent sees, ``(N, H)``."""
-        ...
+        return state[0]
 
     def predict(self, hidden: Tensor) -> Prediction:
         """Return the prediction that h_{t+1} makes of step t, for h of any leading shape."""
-        ...
+        return read_heads(self.heads(hidden), self.config)
 
     def members(self, hidden: Tensor) -> Prediction:
         """Return what is trained: each member's own prediction ``(M, ...)``, or a lone memory's `predict`."""
-        ...
+        return self.predict(hidden)
 
 
 def read_heads(out: Tensor, config: MemoryConfig) -> Prediction:

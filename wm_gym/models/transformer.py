@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from wm_gym.models.memory import MemoryConfig, Prediction, State, read_heads
+from wm_gym.models.memory import Memory, MemoryConfig, State
 
 MOST_LAYERS = 64
 """Layers that a config may ask for."""
@@ -85,7 +85,7 @@ class Layer(nn.Module):
         return padded.unfold(-1, self.config.context - 1 + steps, 1).flip(1).transpose(0, 1)
 
 
-class Transformer(nn.Module):
+class Transformer(Memory):
     """Causal Transformer with heads for the next latent's mixture, the expected gain and the end.
 
     The state is h ``(N, H)`` and, for each layer, a key-value cache of the W - 1 steps before the next one
@@ -93,6 +93,8 @@ class Transformer(nn.Module):
     remembers layers · (W - 1) steps. In training the caches that a chunk hands on are the context of the next one
     (Dai et al. 2019). See `wm_gym.models.memory.Memory` for the methods' contracts.
     """
+
+    config: TransformerConfig
 
     def __init__(self, config: TransformerConfig = TransformerConfig()) -> None:
         super().__init__()
@@ -119,18 +121,6 @@ class Transformer(nn.Module):
             h, state = self._advance(inputs, state)
             hidden.append(h)
         return torch.cat(hidden, dim=1), state
-
-    def hidden(self, state: State) -> Tensor:
-        """Return h, in (-1, 1) like an LSTM's."""
-        return state[0]
-
-    def predict(self, hidden: Tensor) -> Prediction:
-        """Read all heads from h."""
-        return read_heads(self.heads(hidden), self.config)
-
-    def members(self, hidden: Tensor) -> Prediction:
-        """Return `predict`: it has no members."""
-        return self.predict(hidden)
 
     def _advance(self, inputs: Tensor, state: State) -> tuple[Tensor, State]:
         """Advance over z and actions ``(N, T, Z + A)``: h ``(N, T, H)`` and the last state."""
