@@ -34,9 +34,8 @@ def agreement(real: Array, dream: Array) -> dict[str, Any]:
     Returns:
         JSON-able: Pearson's and Spearman's correlation of the means, each with a 95 % bootstrap interval over policies
         and episodes, MMRV, the mean gap (dream − real) and the regret: how much better the best policy is than the one
-        that the dream would choose. Of fewer than three policies, or equal scores, correlations are None. "repeats"
-        tells what even the truth could come to: Spearman and MMRV of either's means over every other episode with
-        those over the rest.
+        that the dream would choose. Of fewer than three policies, or equal scores, correlations are None. "repeats" is
+        how well either's scores repeat, see `repeat`.
     """
     means = real.mean(1), dream.mean(1)
     found: dict[str, Any] = {"policies": len(real)}
@@ -54,11 +53,18 @@ def agreement(real: Array, dream: Array) -> dict[str, Any]:
             found[kind] = {"value": value, "low": low, "high": high}
     found |= {"mmrv": mmrv(*means), "gap": float((means[1] - means[0]).mean())}
     found["regret"] = float(means[0].max() - means[0][means[1].argmax()])
-    if real.shape[1] > 1:
-        halves = {
-            name: (each[:, ::2].mean(1), each[:, 1::2].mean(1)) for name, each in (("real", real), ("dream", dream))
-        }
-        found["repeats"] = {
-            name: {"spearman": correlation("spearman", *both), "mmrv": mmrv(*both)} for name, both in halves.items()
-        }
+    found["repeats"] = {"real": repeat(real), "dream": repeat(dream)}
     return found
+
+
+def repeat(scores: Array, halves: int = 200) -> float | None:
+    """Return Spearman's correlation to expect of the means of scores ``(P, E)`` with those over as many new episodes.
+
+    It is the mean correlation of random halves of the episodes with the others, corrected to their full number by
+    Spearman and Brown's formula 2 r / (1 + r). None where there are no halves, or no correlation.
+    """
+    rng, half = np.random.default_rng(0), scores.shape[1] // 2
+    order = (rng.permutation(scores.shape[1]) for _ in range(halves if half else 0))
+    found = [correlation("spearman", scores[:, each[:half]].mean(1), scores[:, each[half:]].mean(1)) for each in order]
+    drawn = [each for each in found if each is not None]
+    return 2 * (r := max(0.0, float(np.mean(drawn)))) / (1 + r) if drawn else None

@@ -21,8 +21,9 @@ import tyro
 from benchmarks.report import RESULTS, command, write_report
 from training import loop
 from training.checkpoints import load_checkpoint, read_log
-from training.closed_loop import VALIDATION_SEEDS
+from training.files import keep_settings
 from training.presets import parse
+from training.seeds import VALIDATION_SEEDS
 
 KEPT = ("rollouts", "vae", "latents", "rnn", "rnn-1")
 """Folders of a run before its first round, in the order of the stages; each control makes again what it changes."""
@@ -63,7 +64,7 @@ class Args:
 
 
 def begin(base: Path, run: Path, kept: tuple[str, ...]) -> None:
-    """Give a new run the first folders of another; files are linked, but for logs, which grow in place.
+    """Give a new run the first folders of another, all or none; files are linked, but for logs, which grow in place.
 
     Raises:
         FileNotFoundError: when the base lacks one of them.
@@ -71,22 +72,26 @@ def begin(base: Path, run: Path, kept: tuple[str, ...]) -> None:
     """
     if read_log(base / "rounds.jsonl"):
         raise ValueError(f"{base} has finished a round; give a copy of a run made before its first round")
+    temporary = run.with_name(f".{run.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
     for name in kept:
         shutil.copytree(
             base / name,
-            run / name,
+            temporary / name,
             copy_function=lambda source, target: (
                 shutil.copy2(source, target) if source.endswith(".jsonl") else os.link(source, target)
             ),
             ignore=shutil.ignore_patterns(".lock"),
         )
+    temporary.rename(run)
 
 
 def main(args: Args) -> None:
     """Run the controls, and write each one's scores as it ends.
 
     Raises:
-        ValueError: for an unknown control, or a file whose controls had another base.
+        ValueError: for an unknown control, or a file or a folder whose controls had another base.
     """
     encoder = load_checkpoint(args.base / "latents" / "vae.pt")["fingerprint"]
     former: dict[str, Any] = {"base": encoder, "controls": {}}
@@ -102,6 +107,7 @@ def main(args: Args) -> None:
         run = args.runs / name.replace(" ", "-")
         if not run.exists():
             begin(args.base, run, kept)
+        keep_settings(run / "base.json", {"base": encoder})
         how = f"--seed {args.seed} {ROUND} --workers {args.workers} --no-track --run {run}"
         settings = parse(f"--preset laptop {how} {flags}".split())
         final = loop.main(settings)

@@ -17,8 +17,8 @@ from moviepy import VideoFileClip
 
 import wm_gym
 from training.drives import branch, drive, write_video
-from training.loop import VALIDATION_SEEDS
 from training.pictures import save_figure, strip
+from training.seeds import VALIDATION_SEEDS
 from wm_gym.registration import env_ids
 
 SHOWN = 8

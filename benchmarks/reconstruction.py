@@ -20,8 +20,8 @@ import tyro
 from tqdm import tqdm
 
 from benchmarks.report import RESULTS, command, write_report
-from training.loop import VALIDATION_SEEDS
 from training.pictures import reconstructions, save_figure
+from training.seeds import VALIDATION_SEEDS
 from wm_gym.car_racing import ScriptedDriver
 from wm_gym.envs.fast_car_racing import FastCarRacing
 from wm_gym.frames import encoder_input

@@ -16,10 +16,11 @@ import numpy as np
 import tyro
 
 from benchmarks import score
-from benchmarks.report import RESULTS, TEST_SEEDS, command, write_report
+from benchmarks.report import RESULTS, command, write_report
 from training import train_controller
 from training.loop import Timer
 from training.presets import PRESETS
+from training.seeds import TEST_SEEDS
 from wm_gym.evaluate import summarize
 from wm_gym.models.controller import Controller
 from wm_gym.registration import env_ids

@@ -12,10 +12,6 @@ from typing import Any
 from training.files import flags, write_json
 
 RESULTS = Path(__file__).parent / "results"
-TEST_SEEDS = range(2_000_000, 2_000_100)
-"""Tracks of reported scores; nothing is chosen on them."""
-FURTHER_SEEDS = range(2_000_100, 2_000_200)
-"""Tracks that show whether a reported score holds on others."""
 
 ALIKE = ("runs", "run", "workers", "ray")
 """Arguments with which a benchmark measures the same and writes the same file."""

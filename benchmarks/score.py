@@ -19,9 +19,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 import tyro
 
-from benchmarks.report import FURTHER_SEEDS, RESULTS, TEST_SEEDS, command, write_report
+from benchmarks.report import RESULTS, command, write_report
 from training.driving import drive
 from training.pictures import save_figure
+from training.seeds import FURTHER_SEEDS, TEST_SEEDS
 from wm_gym.evaluate import EpisodeResult, summarize
 from wm_gym.models.controller import Controller
 from wm_gym.policies import load_policy

@@ -30,14 +30,14 @@ from matplotlib.figure import Figure
 
 from benchmarks.agreement import agreement
 from benchmarks.calibration import BINS, calibration, real_drives
-from benchmarks.report import RESULTS, TEST_SEEDS, command, write_report
+from benchmarks.report import RESULTS, command, write_report
 from training import closed_loop, open_loop
 from training.checkpoints import append_log, read_log
-from training.closed_loop import VALIDATION_SEEDS, take
 from training.drives import GAP_EVERY, gap
 from training.driving import drive
 from training.encode import fingerprint
 from training.pictures import save_figure, strip
+from training.seeds import TEST_SEEDS, VALIDATION_SEEDS, take
 from wm_gym.car_racing import CAR_RACING
 from wm_gym.models.controller import Controller, ControllerConfig
 from wm_gym.policies import Policy, RandomPolicy, load_policy

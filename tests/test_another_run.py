@@ -13,12 +13,12 @@ from conftest import ACROBOT, contents, make_world_model
 
 from benchmarks import calibration, score, transfer
 from training import closed_loop, collect, drives, driving, loop, train_controller
-from training.latents import LatentEpisode, Sequences
+from training.latents import LatentEpisode, Sequences, reward_of
 from training.presets import PRESETS
 from training.rollouts import Episode, episode_files, load_task, open_frames
 from training.shaping import Tremble
 from training.train_rnn import Args as RnnArgs
-from training.train_rnn import losses, make_starts, reward_of
+from training.train_rnn import losses, make_starts
 from wm_gym.car_racing import CAR_RACING
 from wm_gym.card import card
 from wm_gym.evaluate import make_lanes

@@ -63,6 +63,24 @@ def test_v_is_continued_where_frames_are_foreign_to_it_and_the_decision_is_kept(
     assert asked == [1, 2, 3, 4]
 
 
+def test_each_round_drives_its_own_episodes_whatever_else_the_folder_has(tmp_path):
+    args = replace(SMOKE, run=tmp_path, own_episodes=4)
+
+    def episode(seed, policy):
+        numbers = {"actions": np.zeros((2, 3), np.float32), "rewards": np.zeros(2, np.float32)}
+        numbers |= {"counts": np.zeros(2, np.int16), "goal": 300, "terminated": False, "finished": False}
+        Episode(seed, driver=Driver(policy, "own"), **numbers).save(tmp_path / "rollouts")
+
+    for seed in range(500):  # imported ones, many more than the run's own
+        episode(seed, "someone")
+    for seed in range(500, 503):  # three of the four were driven before a kill
+        episode(seed, str(tmp_path / "rounds/000/population"))
+    assert loop.own_drives(args, 0).episodes == 504
+    episode(503, str(tmp_path / "rounds/000/population"))
+    assert loop.own_drives(args, 0).episodes == 504
+    assert loop.own_drives(args, 1).episodes == 508
+
+
 def drives(monkeypatch, scores):
     """Let candidates score what is given for them, their round and the number of tracks; return who drove, in order."""
     driven = []
@@ -264,6 +282,12 @@ def test_the_refined_go_on_gently_from_the_best_so_far_and_all_of_them_drive(run
     begun.clear()
     loop.find_candidates(args, 0)  # there is none so far
     assert [parent for parent, *_ in begun] == [None] * 24
+
+
+@pytest.mark.parametrize("memories", [0, 5])
+def test_a_run_has_as_many_memories_as_a_world_model_takes(tmp_path, memories):
+    with pytest.raises(ValueError, match=f"1 to 4 memories, got .*--memories {memories}"):
+        loop.main(replace(SMOKE, run=tmp_path, memories=memories))
 
 
 def test_a_lone_memory_is_not_doubted(tmp_path):

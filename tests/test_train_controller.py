@@ -9,8 +9,9 @@ import torch
 from conftest import ID as DREAM
 from conftest import make_world_model
 
-from training import collect, gradient, train_controller
+from training import gradient, train_controller
 from training.checkpoints import read_log
+from training.seeds import TRAINING_SEEDS
 from training.shaping import make_weighed
 from wm_gym.evaluate import make_lanes
 from wm_gym.models.controller import Controller, ControllerConfig
@@ -60,7 +61,7 @@ def test_every_generation_has_seeds_of_its_own_for_all_members(world_model_folde
     members, seeds = zip(*(call.args[1:3] for call in evaluate.call_args_list), strict=True)
     assert [np.shape(each) for each in members] == [(4, 867)] * 3
     assert len(np.unique(seeds)) == 6
-    assert all(seed in collect.TRAINING_SEEDS for seed in np.ravel(seeds))
+    assert all(seed in TRAINING_SEEDS for seed in np.ravel(seeds))
 
 
 def test_evolution_after_gradients_stopped_and_gone_on_with_gives_the_result_of_one_run(

@@ -1,5 +1,6 @@
 """V and M: how their training goes on, what it refuses, and that the real env shows what it saw."""
 
+import resource
 import shutil
 from dataclasses import replace
 from unittest.mock import Mock
@@ -9,54 +10,20 @@ import numpy as np
 import pytest
 import torch
 from conftest import FRAMES, MEMORIES, contents
+from trainings import encoding, make_noise, training
 
 from training import encode, train_rnn, train_vae
 from training.checkpoints import load_checkpoint, read_log
-from training.latents import LatentEpisode, Sequences
-from training.rollouts import Driver, Episode, episode_files, open_frames, save_frames
-from wm_gym.frames import mirror
+from training.latents import LatentEpisode
+from training.rollouts import Episode, episode_files, open_frames, save_frames
 from wm_gym.models.mdn_rnn import MDNRNNConfig
 from wm_gym.models.vae import VAEConfig
-from wm_gym.tasks import TaskConfig
 from wm_gym.world_model import WorldModel
-
-SMALL = VAEConfig(channels=(4, 8, 8, 8))
-
-
-def training(stage, run, out, **changes):
-    """Settings of a small V or M on a folder that holds rollouts and latents."""
-    args = {
-        train_vae: train_vae.Args(rollouts=run / "rollouts", batch=16, model=SMALL, device="cpu"),
-        train_rnn: train_rnn.Args(
-            latents=run / "latents", batch=2, chunk=8, held_out=3, starts=8, window=5, device="cpu"
-        ),
-    }[stage]
-    return replace(args, out=out, epochs=1, **changes) if "epochs" not in changes else replace(args, out=out, **changes)
-
-
-def encoding(run, vae="vae", out="latents"):
-    return encode.Args(run / "rollouts", run / vae, run / out, device="cpu")
 
 
 @pytest.fixture(scope="module")
 def noise(tmp_path_factory):
-    """A run of three made-up episodes of noise, the last a failure, encoded by a V of one epoch."""
-    run, rng = tmp_path_factory.mktemp("noise"), np.random.default_rng(0)
-    for seed, steps in enumerate((20, 25, 17)):
-        save_frames(run / "rollouts", seed, FRAMES, rng.integers(0, 256, (steps + 1, 64, 64, 3), np.uint8))
-        Episode(
-            seed=seed,
-            actions=rng.uniform([-1, 0, 0], [1, 1, 1], (steps, 3)).astype(np.float32),
-            rewards=np.zeros(steps, np.float32),
-            counts=rng.integers(0, 3, steps).astype(np.int16),
-            goal=300,
-            terminated=seed == 2,
-            finished=False,
-            driver=Driver("random", "random"),
-        ).save(run / "rollouts")
-    train_vae.main(training(train_vae, run, run / "vae"))
-    encode.main(encoding(run))
-    return run
+    return make_noise(tmp_path_factory.mktemp("noise"))
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +88,30 @@ def test_a_finished_stage_is_left_alone_and_goes_on_when_asked_for_more(stage, n
     stage.main(training(stage, noise, tmp_path, epochs=2))
     assert [line["epoch"] for line in read_log(tmp_path / "log.jsonl")] == [1, 2]
     assert load_checkpoint(tmp_path / "checkpoint.pt")["epoch"] == 2
+
+
+def test_a_world_model_names_and_starts_from_no_drives_that_came_after_its_training(noise, tmp_path):
+    run = shutil.copytree(noise, tmp_path / "run")
+    artifact = train_rnn.main(training(train_rnn, run, tmp_path / "rnn"))
+    before = contents(artifact)
+    shutil.copy(run / "latents" / "1.npz", run / "latents" / "7.npz")
+    train_rnn.main(training(train_rnn, run, tmp_path / "rnn"))
+    assert contents(artifact) == before
+    train_rnn.main(training(train_rnn, run, tmp_path / "rnn", epochs=2))
+    assert WorldModel.load(artifact).config.training["episodes"] == {"random": 4}
+
+
+def test_more_episodes_than_files_may_be_open(noise, tmp_path):
+    rollouts = tmp_path / "rollouts"
+    for seed in range(300):
+        save_frames(rollouts, seed, FRAMES, np.full((2, 64, 64, 3), seed % 256, np.uint8))
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, limits[1]))
+    try:
+        frames = train_vae.FrameSet(rollouts, FRAMES, range(300))
+        assert frames[np.arange(600)][:, 0, 0, 0].tolist() == [i // 2 % 256 for i in range(600)]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 def test_the_decoders_own_epochs_move_no_latent(noise, tmp_path):
@@ -216,64 +207,6 @@ def test_novelty_is_the_error_on_new_frames_over_the_error_on_old_ones(noise, tm
     assert 0.2 < train_vae.novelty(run / "rollouts", run / "vae", newest={2}) < 0.3
 
 
-# --- in a mirror -----------------------------------------------------------------------------------------------------
-
-
-def test_latents_in_a_mirror_are_those_of_mirrored_frames(noise, tmp_path):
-    how = replace(encoding(noise), out=tmp_path)
-    paths = encode.main(how)
-    plain = LatentEpisode.load(paths[0])
-    with pytest.raises(ValueError, match="encode --mirror"):
-        plain.in_mirror()
-    encode.main(replace(how, mirror=True))
-    both = LatentEpisode.load(paths[0])
-    assert np.array_equal(both.mu, plain.mu) and np.array_equal(both.actions, plain.actions)
-    vae = encode.load_vae(load_checkpoint(tmp_path / "vae.pt"))
-    seen = mirror(open_frames(noise / "rollouts", plain.seed, FRAMES), FRAMES)
-    mirrored = both.in_mirror()
-    np.testing.assert_allclose(mirrored.mu, vae.encode(torch.from_numpy(seen))[0].numpy(), atol=1e-4)
-    assert np.array_equal(mirrored.actions, plain.actions * [-1, 1, 1])
-    assert np.array_equal(mirrored.gains, plain.gains)
-    stamps = [path.stat().st_mtime_ns for path in paths]
-    encode.main(replace(how, mirror=True))
-    encode.main(how)  # what was seen in a mirror too will do
-    assert [path.stat().st_mtime_ns for path in paths] == stamps
-
-
-def test_the_memory_sees_each_drive_both_ways_and_the_held_out_as_they_are(noise, tmp_path, monkeypatch):
-    encode.main(replace(encoding(noise), out=tmp_path / "latents", mirror=True))
-    seen, of = [], Sequences.of
-    monkeypatch.setattr(Sequences, "of", lambda episodes, *args: seen.append(episodes) or of(episodes, *args))
-    how = training(train_rnn, noise, tmp_path / "rnn", epochs=12)
-    train_rnn.main(replace(how, latents=tmp_path / "latents", mirror=True, batch=1, held_out=3))
-    held_out = {each.seed for batch in seen for each in batch if each.seed == 0}
-    ways = {seed: {each.mirrored is None for batch in seen for each in batch if each.seed == seed} for seed in range(3)}
-    assert held_out == {0} and ways == {0: {False}, 1: {True, False}, 2: {True, False}}
-
-
-def test_dreams_start_in_a_mirror_in_the_middle_of_drives_alone(noise, tmp_path):
-    encode.main(replace(encoding(noise), out=tmp_path, mirror=True))
-    episodes = [LatentEpisode.load(tmp_path / f"{seed}.npz") for seed in range(3)]
-    mirrored = [replace(each.in_mirror(), mu=each.mu + 100) for each in episodes]
-    args = train_rnn.Args(starts=50, window=5)
-    starts = train_rnn.make_starts(episodes, mirrored, args, None)
-    first = starts.z[np.arange(len(starts.z)), starts.length].mean(-1)
-    assert (first[starts.length == 0] < 50).all()
-    assert 0.2 < (first[starts.length > 0] > 50).mean() < 0.8
-
-
-def test_v_sees_half_of_the_frames_in_a_mirror(noise, tmp_path, monkeypatch):
-    shown = []
-    monkeypatch.setattr(
-        train_vae, "mirror", lambda frames, version: shown.append(len(frames)) or mirror(frames, version)
-    )
-    for switch in (True, False):
-        train_vae.main(training(train_vae, noise, tmp_path / str(switch), epochs=3, mirror=switch))
-    assert 0.3 < sum(shown) / (3 * 65) < 0.7  # 65 frames
-    mine, its = (load_checkpoint(tmp_path / str(switch) / "checkpoint.pt")["model"] for switch in (True, False))
-    assert not torch.equal(mine["mu.weight"], its["mu.weight"])
-
-
 def test_v_sees_a_small_thing_on_white(noise, tmp_path):
     frames, rng = np.full((400, 64, 64, 3), 255, np.uint8), np.random.default_rng(0)
     for frame, (y, x) in zip(frames, rng.integers(8, 56, (400, 2)), strict=True):
@@ -284,16 +217,3 @@ def test_v_sees_a_small_thing_on_white(noise, tmp_path):
     train_vae.main(replace(how, rollouts=tmp_path, error_weight=3.0))
     *_, last = read_log(tmp_path / "vae" / "log.jsonl")
     assert last["squared_error"] < 0.8 * np.square(frames / 255 - frames.mean(0) / 255).sum((1, 2, 3)).mean()
-
-
-@pytest.mark.parametrize("task", [("Acrobot-v1", {}), ("CarRacing-v3", {"continuous": False})])
-@pytest.mark.parametrize("stage", [train_vae, encode, train_rnn])
-def test_other_tasks_have_no_mirror(stage, task, noise, tmp_path, monkeypatch):
-    other = TaskConfig.of(task[0], **task[1])
-    monkeypatch.setattr(stage, "load_task", lambda folder: other, raising=False)
-    monkeypatch.setattr(TaskConfig, "from_dict", lambda fields: other)
-    how = replace(encoding(noise), out=tmp_path) if stage is encode else training(stage, noise, tmp_path)
-    with pytest.raises(
-        ValueError, match=f"CarRacing-v3 with its continuous actions is known in a mirror, not {task[0]}"
-    ):
-        stage.main(replace(how, mirror=True))

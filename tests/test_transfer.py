@@ -46,7 +46,7 @@ def test_agreement_of_an_example():
     assert found["spearman"]["low"] <= 0.8 <= found["spearman"]["high"]
     assert found["regret"] == 500 and found["gap"] == pytest.approx((50 + 50 + 550 + 0) / 4)
     assert found["mmrv"] == 250  # the last two are swapped, 500 points apart
-    assert "repeats" not in found
+    assert found["repeats"] == {"real": None, "dream": None}
     for few in (
         agreement.agreement(real[:2, None], dream[:2, None]),
         agreement.agreement(real[:, None], np.ones((4, 1))),
@@ -58,13 +58,21 @@ def test_scores_that_do_not_repeat_are_told_from_those_that_do():
     rng = np.random.default_rng(0)
     skill, noise = 100.0 * np.arange(20)[:, None], rng.normal(0, 30, (20, 40))
     found = agreement.agreement(skill + noise, noise)
-    assert found["repeats"]["real"]["spearman"] > 0.99 and found["repeats"]["real"]["mmrv"] < 10
-    assert abs(found["repeats"]["dream"]["spearman"]) < 0.5
+    assert found["repeats"]["real"] > 0.99 and found["repeats"]["dream"] < 0.6
     few, many = (
         agreement.agreement(skill[:, :1] + each, skill[:, :1] + each) for each in (noise[:, :2] * 40, noise * 40)
     )
     width = [found["spearman"]["high"] - found["spearman"]["low"] for found in (few, many)]
     assert width[1] < width[0]  # more episodes tell more
+
+
+@pytest.mark.parametrize("spread", [4.0, 10.0])
+def test_how_well_scores_repeat_is_what_new_episodes_show(spread):
+    rng = np.random.default_rng(1)
+    skill = rng.normal(0, spread, (400, 1))
+    drawn, again = (skill + rng.normal(0, 60, (400, 100)) for _ in range(2))
+    repeated = agreement.correlation("spearman", drawn.mean(1), again.mean(1))
+    assert agreement.repeat(drawn) == pytest.approx(repeated, abs=0.06)
 
 
 def dreamt(model: WorldModel, steps: int, shift: float = 0.0) -> LatentEpisode:

@@ -13,10 +13,9 @@ from benchmarks.report import command
 from benchmarks.score import Args as ScoreArgs
 from training import collect, loop, train_controller, train_rnn, train_sb3
 from training.checkpoints import append_log
-from training.closed_loop import VALIDATION_SEEDS, take
-from training.collect import TRAINING_SEEDS
 from training.latents import LatentEpisode
 from training.presets import PRESETS
+from training.seeds import TRAINING_SEEDS, VALIDATION_SEEDS, take
 from wm_gym.models.controller import ControllerConfig
 from wm_gym.models.mdn_rnn import MDNRNNConfig
 from wm_gym.models.vae import VAE

@@ -23,6 +23,7 @@ from scipy import stats
 from training.driving import Array, Drive, drive
 from training.files import write_json
 from training.pictures import save_figure
+from training.seeds import VALIDATION_SEEDS, take
 from wm_gym.car_racing import CAR_RACING
 from wm_gym.evaluate import summarize
 from wm_gym.models.controller import Controller
@@ -31,8 +32,6 @@ from wm_gym.reward import RewardConfig
 from wm_gym.tasks import TaskConfig
 from wm_gym.world_model import WorldModel, WorldModelConfig
 
-VALIDATION_SEEDS = range(1_000_000, 1_000_100)
-"""For choosing between checkpoints."""
 CHANGE = 20
 """Steps between the latents whose difference is a change."""
 BIN = 50
@@ -65,15 +64,6 @@ class Args:
     """processes that drive the real env"""
     ray: str | None = None
     """Ray cluster that drives instead: "auto" for this machine's, its head's host:port, or "local" for a new one"""
-
-
-def take(seeds: range, count: int) -> range:
-    """Return the first of some seeds; ValueError for fewer than one, or more than there are."""
-    if not 1 <= count <= len(seeds):
-        raise ValueError(
-            f"there are {len(seeds)} tracks, {seeds.start} to {seeds.stop - 1}: can't drive {count} of them"
-        )
-    return seeds[:count]
 
 
 def scores(drives: Sequence[Drive], task: TaskConfig = CAR_RACING) -> dict[str, float]:

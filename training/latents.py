@@ -14,9 +14,10 @@ from torch import Tensor
 
 from training.files import write_atomic
 from training.rollouts import episode_files
-from wm_gym.car_racing import MIRRORED
+from wm_gym.car_racing import CAR_RACING, MIRRORED, lap_reward
 from wm_gym.models.vae import sample_latent
 from wm_gym.reward import RewardConfig
+from wm_gym.tasks import TaskConfig
 
 
 @dataclass(frozen=True)
@@ -159,3 +160,19 @@ def draw(part: Sequences, latent: str, generator: torch.Generator) -> Tensor:
         return part.mu
     noise = torch.randn(part.mu.shape, generator=generator).to(part.mu.device)
     return sample_latent(part.mu, part.logvar, noise)
+
+
+def reward_of(episodes: Sequence[LatentEpisode], task: TaskConfig) -> RewardConfig:
+    """Return how dreams of a task pay, as the real episodes do.
+
+    CarRacing's gains are tiles. Those of other envs are their rewards, standardised; what the last step pays is a price
+    of its own if it was the same in all episodes that ended, and not what each step pays.
+    """
+    if task.env == CAR_RACING.env:
+        return lap_reward(float(np.mean([episode.goal for episode in episodes])))
+    ends = {float(episode.gains[-1]) for episode in episodes if episode.ended}
+    end = ends.pop() if len(ends) == 1 else None
+    paid = [episode.gains[: len(episode.gains) - (episode.ended and end is not None)] for episode in episodes]
+    gains = np.concatenate(paid).astype(np.float64)
+    spread = float(gains.std())
+    return RewardConfig(scale=spread if spread > 1e-6 else 0.0, per_step=float(gains.mean()), end=end)

@@ -25,18 +25,18 @@ from tqdm import tqdm
 
 from training import collect, encode, gradient, open_loop, train_controller, train_rnn, train_vae
 from training.checkpoints import append_log, read_log
-from training.closed_loop import VALIDATION_SEEDS, take
 from training.files import alone, keep_settings, write_json
 from training.pictures import draw_progress, draw_round
 from training.presets import FREE, MOST_CANDIDATES, SEED_TRACKS, Args, parse
 from training.rollouts import Episode, check_mirror, episode_files, parse_task
+from training.seeds import TRAINING_SEEDS, VALIDATION_SEEDS, take
 from training.selection import choose, final, keep_best
 from training.tracking import track, tracking
 from wm_gym.car_racing import CAR_RACING
 from wm_gym.frames import kept_size
 from wm_gym.models.controller import Controller
 from wm_gym.registration import env_ids
-from wm_gym.world_model import WorldModel
+from wm_gym.world_model import MOST_DOUBTERS, WorldModel
 
 MEMORY_SEEDS = 1000
 """From the seed of one of a run's Ms to that of the next."""
@@ -101,11 +101,12 @@ def memories(args: Args) -> list[Path]:
 def own_drives(args: Args, number: int) -> collect.Args:
     """Return what the candidates of round ``number`` are to drive, in turn."""
     folder = args.run / "rounds" / f"{number:03d}"
+    others = len(episode_files(args.run / "rollouts")) - len(driven_seeds(args, number))
     return collect.Args(
         out=args.run / "rollouts",
         env=args.env,
         env_kwargs=args.env_kwargs,
-        episodes=args.random_episodes + args.scripted_episodes + (number + 1) * args.own_episodes,
+        episodes=others + args.own_episodes,
         first_seed=args.seed * SEED_TRACKS,
         policy=str(folder / "population"),
         members=args.candidates,
@@ -212,15 +213,15 @@ def main(args: Args) -> dict[str, Any]:
         ValueError: for no rounds, finalists or memories, none to doubt, too many or too few candidates, refined ones or
             validation tracks, a seed out of range, V and M of unlike sizes, or a mirror or gradients where none are.
     """
-    if not 0 <= args.seed < len(collect.TRAINING_SEEDS) // SEED_TRACKS:
+    if not 0 <= args.seed < len(TRAINING_SEEDS) // SEED_TRACKS:
         raise ValueError(
-            f"a run's seed is 0 to {len(collect.TRAINING_SEEDS) // SEED_TRACKS - 1}, each with {SEED_TRACKS} tracks of "
+            f"a run's seed is 0 to {len(TRAINING_SEEDS) // SEED_TRACKS - 1}, each with {SEED_TRACKS} tracks of "
             f"its own, got {args.seed}"
         )
-    if min(args.rounds, args.finalists, args.memories) < 1:
+    if min(args.rounds, args.finalists, args.memories) < 1 or args.memories > MOST_DOUBTERS + 1:
         raise ValueError(
-            f"a run needs a round, a finalist and a memory, got --rounds {args.rounds} --finalists {args.finalists} "
-            f"--memories {args.memories}"
+            f"a run needs a round, a finalist and 1 to {MOST_DOUBTERS + 1} memories, got --rounds {args.rounds} "
+            f"--finalists {args.finalists} --memories {args.memories}"
         )
     if (
         not 1 <= args.candidates <= min(args.sought, args.own_episodes)

@@ -33,13 +33,12 @@ from tqdm import tqdm
 from training.collect import draw_again
 from training.files import alone
 from training.rollouts import Driver, Episode, Recorder, episode_files, load_task
+from training.seeds import HELD_OUT_SEEDS
 from training.workers import map_jobs
 from wm_gym.car_racing import CAR_RACING
 from wm_gym.frames import check_version
 from wm_gym.tasks import make_env
 
-HELD_OUT_SEEDS = range(1_000_000, 3_000_000)
-"""Tracks of validation and tests, which no training may see."""
 FRAMES = "gauges96"
 """Version of the frames by default, see `wm_gym.frames`."""
 TAKEN = "there is an episode on their track already"

@@ -13,10 +13,10 @@ from typing import Any
 
 from training import closed_loop
 from training.checkpoints import append_log, read_log
-from training.closed_loop import VALIDATION_SEEDS, take
 from training.driving import drive
 from training.files import flags, write_atomic
 from training.presets import PRESETS, Args
+from training.seeds import VALIDATION_SEEDS, take
 from wm_gym.card import data_label
 from wm_gym.models.controller import Controller
 from wm_gym.registration import env_ids

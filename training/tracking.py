@@ -22,12 +22,14 @@ STEPS = {
     "vae": "epoch",
     "rnn": "epoch",
     "rnn-1": "epoch",
+    "rnn-2": "epoch",
+    "rnn-3": "epoch",
     "controller": "generation",
     "controller-real": "generation",
     "loop": "round",
     "sb3": "steps",
 }
-"""What the curves of each stage are drawn over; "rnn-1" is a loop's second M."""
+"""What the curves of each stage are drawn over; "rnn-1" and on are a loop's further Ms."""
 
 
 @contextmanager

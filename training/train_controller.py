@@ -29,10 +29,10 @@ from tqdm import tqdm
 
 from training import gradient
 from training.checkpoints import append_log, cut_log, randn
-from training.collect import TRAINING_SEEDS
 from training.device import choose_device
 from training.driving import drive_real
 from training.files import alone, keep_settings, write_atomic
+from training.seeds import TRAINING_SEEDS
 from training.shaping import Tremble, make_weighed
 from training.tracking import track, tracking
 from wm_gym.evaluate import make_lanes, rollout

@@ -24,12 +24,11 @@ from tqdm import tqdm
 
 from training.checkpoints import append_log, cosine, cut_log, load_checkpoint, save_checkpoint, segment
 from training.device import choose_device
-from training.encode import load_vae
+from training.encode import fingerprint, load_vae
 from training.files import alone, keep_settings
-from training.latents import LatentEpisode, Sequences, draw, load_latents, split
+from training.latents import LatentEpisode, Sequences, draw, load_latents, reward_of, split
 from training.rollouts import check_mirror
 from training.tracking import STEPS, track, tracking
-from wm_gym.car_racing import CAR_RACING, lap_reward
 from wm_gym.checks import check_choice
 from wm_gym.models.ensemble import EnsembleConfig
 from wm_gym.models.kinds import Kind, make_memory
@@ -137,22 +136,6 @@ def validate(
     z = draw(part, args.latent, torch.Generator().manual_seed(args.seed))
     steps = slice(0, part.actions.shape[1])
     return losses(memory, z, part, steps, memory.initial_state(len(episodes)))[0].cpu().numpy()
-
-
-def reward_of(episodes: Sequence[LatentEpisode], task: TaskConfig) -> RewardConfig:
-    """Return how dreams of a task pay, as the real episodes do.
-
-    CarRacing's gains are tiles. Those of other envs are their rewards, standardised; what the last step pays is a price
-    of its own if it was the same in all episodes that ended, and not what each step pays.
-    """
-    if task.env == CAR_RACING.env:
-        return lap_reward(float(np.mean([episode.goal for episode in episodes])))
-    ends = {float(episode.gains[-1]) for episode in episodes if episode.ended}
-    end = ends.pop() if len(ends) == 1 else None
-    paid = [episode.gains[: len(episode.gains) - (episode.ended and end is not None)] for episode in episodes]
-    gains = np.concatenate(paid).astype(np.float64)
-    spread = float(gains.std())
-    return RewardConfig(scale=spread if spread > 1e-6 else 0.0, per_step=float(gains.mean()), end=end)
 
 
 def make_starts(
@@ -272,10 +255,15 @@ def main(args: Args) -> Path:
             bar.set_postfix(z=f"{line['z']:.2f}", held_out=f"{held[0]:.2f} {held[1]:.4f} {held[2]:.4f}")
             bar.update()
 
+    artifact, vae = args.out / "world_model", load_vae(encoder)
+    if artifact.is_dir():
+        kept = WorldModel.load(artifact)
+        if (fingerprint(kept.vae), fingerprint(kept.memory)) == (encoder["fingerprint"], fingerprint(memory)):
+            return artifact  # nothing was trained: drives that came since are none that M knows
     config = WorldModelConfig(
         frames=encoder["frames"],
         latent=args.latent,
-        vae=load_vae(encoder).config,
+        vae=vae.config,
         memory=sizes,
         reward=reward,
         task=task,
@@ -287,9 +275,8 @@ def main(args: Args) -> Path:
             "memory_epochs": args.epochs,
         },
     )
-    artifact = args.out / "world_model"
     starts = make_starts(trained, mirrored, args, reward.goal)
-    WorldModel(config, load_vae(encoder), memory.cpu(), starts).save(artifact)
+    WorldModel(config, vae, memory.cpu(), starts).save(artifact)
     return artifact
 
 

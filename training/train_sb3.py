@@ -34,12 +34,11 @@ from tqdm import tqdm
 
 from training import gradient
 from training.checkpoints import append_log, read_log
-from training.closed_loop import VALIDATION_SEEDS, take
-from training.collect import TRAINING_SEEDS
 from training.device import choose_device
 from training.drives import drive, write_video
 from training.files import alone, keep_settings, write_atomic
 from training.presets import MOST_CANDIDATES
+from training.seeds import TRAINING_SEEDS, VALIDATION_SEEDS, take
 from training.shaping import Tremble, make_weighed, scale_rewards
 from training.tracking import track, track_video, tracking
 from wm_gym.evaluate import EpisodeResult, make_lanes, rollout, summarize

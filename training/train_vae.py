@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -73,7 +74,7 @@ class Args:
 
 
 class FrameSet:
-    """The frames of a rollouts folder, read from memory maps as they are asked for.
+    """The frames of a rollouts folder, read as they are asked for; no file stays open, as systems allow but some.
 
     Args:
         rollouts: the folder.
@@ -85,11 +86,11 @@ class FrameSet:
     """
 
     def __init__(self, rollouts: Path, version: str, seeds: Sequence[int] | None = None) -> None:
-        seeds = [int(path.stem) for path in episode_files(rollouts)] if seeds is None else seeds
-        self.shards = [open_frames(rollouts, seed, version) for seed in seeds]
-        if not self.shards:
+        self.seeds = [int(path.stem) for path in episode_files(rollouts)] if seeds is None else seeds
+        self.open = partial(open_frames, rollouts, version=version)
+        if not self.seeds:
             raise FileNotFoundError(f"no episodes in {rollouts}: run `python -m training.collect` first")
-        self.ends = np.cumsum([len(shard) for shard in self.shards])
+        self.ends = np.cumsum([len(self.open(seed)) for seed in self.seeds])
 
     def __len__(self) -> int:
         return int(self.ends[-1])
@@ -98,7 +99,8 @@ class FrameSet:
         """Return frames ``(B, 64, 64, 3)``, uint8."""
         shards = np.searchsorted(self.ends, indices, side="right")
         rows = indices - np.concatenate([[0], self.ends])[shards]
-        return torch.from_numpy(np.stack([self.shards[shard][row] for shard, row in zip(shards, rows, strict=True)]))
+        frames = (np.array(self.open(self.seeds[shard])[row]) for shard, row in zip(shards, rows, strict=True))
+        return torch.from_numpy(np.stack(list(frames)))
 
     def sample(self, most: int) -> torch.Tensor:
         """Return so many frames at most, drawn evenly from all; the same ones each time."""

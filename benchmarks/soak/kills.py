@@ -25,8 +25,8 @@ RUN = "run"
 EXACT = (".npz", ".safetensors")
 """Endings of files that are the same bytes in each run; logs and configs say the same, but for how long things took."""
 
-NEXT = (RUN + "/latents/*", RUN + "/rnn*/world_model/*")
-"""What the next round would begin with: these hold the last round's drives if its kill came after some of them."""
+NEXT = RUN + "/latents/*"
+"""What the next round would begin with: the last round's drives are among them if its kill came after some."""
 
 DEADLY = """
 import os, runpy, signal, sys
@@ -124,7 +124,7 @@ def state(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for path in sorted((folder / RUN).rglob("*")):
         name = str(path.relative_to(folder))
-        if any(map(path.relative_to(folder).match, NEXT)):
+        if path.relative_to(folder).match(NEXT):
             continue
         if path.name == "config.json":
             found[name] = timeless(json.loads(path.read_text()))
