@@ -4,9 +4,9 @@
     python -m training.train_sb3 --algo sac --env LatentCarRacing-v0 --minutes 60 --out runs/sac-real
 
 The same command goes on where the last one was stopped, from its last validation. What was trained is
-``<out>/<algo>.zip``, what validated best is ``<out>/best/<algo>.zip``, and each validation's agent is kept as
-``<out>/checkpoints/<steps>/<algo>.zip``; `wm_gym.load_policy` takes all of them. A zip holds
-pickles, and so does the replay buffer beside it: go on only with a folder that you trust.
+``<out>/<algo>.zip``, what validated best ``<out>/best/<algo>.zip``, and each validation's agent is kept as
+``<out>/checkpoints/<steps>/<algo>.zip``; `wm_gym.load_policy` takes all of them. A zip holds pickles, and so does the
+replay buffer beside it: go on only with a folder that you trust.
 """
 
 from __future__ import annotations
@@ -107,12 +107,11 @@ def hyperparameters(algo: str, env: str, actions: int) -> dict[str, Any]:
     file = HYPERPARAMETERS / f"{algo}.yml"
     if file.is_file() and env in (found := yaml.safe_load(file.read_text())):
         return found[env]
-    policies = {"ars": "LinearPolicy", "recurrentppo": "MlpLstmPolicy"}
     settings: dict[str, Any] = {
         "n_envs": 2 if gym.spec(env).vector_entry_point is None else 16,
         "n_timesteps": 1_000_000,
     }
-    settings["policy"] = policies.get(algo, "MlpPolicy")
+    settings["policy"] = {"ars": "LinearPolicy", "recurrentppo": "MlpLstmPolicy"}.get(algo, "MlpPolicy")
     if algo == "ars":
         settings["n_envs"] = 1  # it plays one episode for each candidate
     if issubclass(algorithm(algo), OffPolicyAlgorithm):
