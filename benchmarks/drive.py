@@ -16,7 +16,7 @@ import tyro
 from moviepy import VideoFileClip
 
 import wm_gym
-from training.drives import branch, drive, write_video
+from training.filming import branch, film, write_video
 from training.pictures import save_figure, strip
 from training.seeds import VALIDATION_SEEDS
 from wm_gym.registration import env_ids
@@ -49,7 +49,7 @@ def main(args: Args) -> None:
     config = real.get_wrapper_attr("world_model").config
     first = VALIDATION_SEEDS[0]
     drives = [
-        (drive(real, controller, seed, f"real {seed}"), drive(dream, controller, seed, f"dream {seed}"))
+        (film(real, controller, seed, f"real {seed}"), film(dream, controller, seed, f"dream {seed}"))
         for seed in VALIDATION_SEEDS[: args.tracks]
     ]
     print(f"{'seed':>8} {'real score':>11} {'steps':>6} {'dream score':>12} {'steps':>6}")

@@ -33,9 +33,9 @@ from benchmarks.calibration import BINS, calibration, real_drives
 from benchmarks.report import RESULTS, command, write_report
 from training import closed_loop, open_loop
 from training.checkpoints import append_log, read_log
-from training.drives import GAP_EVERY, gap
 from training.driving import drive
 from training.encode import fingerprint
+from training.filming import GAP_EVERY, gap
 from training.pictures import save_figure, strip
 from training.seeds import TEST_SEEDS, VALIDATION_SEEDS, take
 from wm_gym.car_racing import CAR_RACING

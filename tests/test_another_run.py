@@ -12,7 +12,7 @@ import torch
 from conftest import ACROBOT, contents, make_world_model
 
 from benchmarks import calibration, score, transfer
-from training import closed_loop, collect, drives, driving, loop, train_controller
+from training import closed_loop, collect, driving, filming, loop, train_controller
 from training.latents import LatentEpisode, Sequences, reward_of
 from training.presets import PRESETS
 from training.rollouts import Episode, episode_files, load_task, open_frames
@@ -243,7 +243,7 @@ def small_run(tmp_path_factory):
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SDL_VIDEODRIVER", "dummy")
-        patch.setattr(drives, "STRIP_START", 2)
+        patch.setattr(filming, "STRIP_START", 2)
         for module in (loop, closed_loop):
             patch.setattr(module, "VALIDATION_SEEDS", range(1_000_000, 1_000_003))
         yield args, loop.main(args)

@@ -37,7 +37,7 @@ def rollouts(tmp_path_factory):
     """Two short drives of the real CarRacing."""
     folder = tmp_path_factory.mktemp("drives") / "rollouts"
     for seed in (3, 4):
-        job = collect.Drive(CAR_RACING, seed, Driver("random", "random", burst_rate=0.2), STEPS, 0, FRAMES)
+        job = collect.Job(CAR_RACING, seed, Driver("random", "random", burst_rate=0.2), STEPS, 0, FRAMES)
         episode, frames = collect.drive(job)
         save_frames(folder, seed, FRAMES, frames)
         episode.save(folder)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from moviepy import VideoFileClip
 
-from training import drives, pictures
+from training import filming, pictures
 from training.checkpoints import append_log, read_log
 from training.files import write_atomic, write_json
 from wm_gym.envs.rendering import enlarge
@@ -54,14 +54,14 @@ def shown(axes):
 
 def test_a_strip_shows_the_real_frames_above_the_dream_given_the_same_actions(envs, controller):
     real, dream = envs(1000)
-    stretch = drives.branch(real, dream, controller, SEED)
+    stretch = filming.branch(real, dream, controller, SEED)
     figure = pictures.strip(*stretch)
 
     def frame():
         return encoder_input(real.unwrapped.state, real.get_wrapper_attr("world_model").config.frames)
 
     observation, _ = real.reset(seed=SEED)
-    for _ in range(drives.STRIP_START):
+    for _ in range(filming.STRIP_START):
         observation, *_ = real.step(controller.predict(observation)[0])
     dream.reset(seed=0, options={"state": real.get_wrapper_attr("get_state")()})
     frames, dreamt, over = [frame()], [dream.unwrapped.dream.frames()[0]], False
@@ -84,7 +84,7 @@ def test_a_strip_shows_the_real_frames_above_the_dream_given_the_same_actions(en
 
 def test_a_gap_shows_a_failing_drive_above_what_the_same_controller_dreams_from_there(envs, controller):
     real, dream = envs(150)
-    on_track, dreamt, earned, paid = drives.gap(real, dream, controller, SEED)
+    on_track, dreamt, earned, paid = filming.gap(real, dream, controller, SEED)
 
     def drive(env, observation, steps):
         rewards = []
@@ -96,17 +96,17 @@ def test_a_gap_shows_a_failing_drive_above_what_the_same_controller_dreams_from_
         return observation, rewards
 
     total = np.cumsum(drive(real, real.reset(seed=SEED)[0], 150)[1])
-    start = max(int(total.argmax()) + 1 - drives.GAP_BEFORE, 0)
+    start = max(int(total.argmax()) + 1 - filming.GAP_BEFORE, 0)
     observation, _ = drive(real, real.reset(seed=SEED)[0], start)
-    np.testing.assert_array_equal(on_track[0], drives.picture(real))
+    np.testing.assert_array_equal(on_track[0], filming.picture(real))
     state = real.get_wrapper_attr("get_state")()
     _, rewards = drive(real, observation, len(on_track) - 1)
     assert earned == pytest.approx(sum(rewards))
-    np.testing.assert_array_equal(on_track[-1], drives.picture(real))
+    np.testing.assert_array_equal(on_track[-1], filming.picture(real))
     _, rewards = drive(dream, dream.reset(seed=0, options={"state": state})[0], len(on_track) - 1)
     assert paid == pytest.approx(sum(rewards))
     assert len(dreamt) == len(rewards) + 1
-    np.testing.assert_array_equal(dreamt[-1], drives.picture(dream))
+    np.testing.assert_array_equal(dreamt[-1], filming.picture(dream))
 
 
 class Watched:
@@ -125,7 +125,7 @@ class Watched:
 def test_a_policy_with_a_memory_takes_it_into_the_dream(envs):
     real, dream = envs(80)
     policy = Watched()
-    on_track, dreamt, _, _ = drives.gap(real, dream, policy, SEED)
+    on_track, dreamt, _, _ = filming.gap(real, dream, policy, SEED)
     start = 81 - len(on_track)
     assert start > 0
     assert policy.counts[:80] == list(range(80))
@@ -134,10 +134,10 @@ def test_a_policy_with_a_memory_takes_it_into_the_dream(envs):
 
 def test_a_strip_of_a_short_drive_starts_with_it_and_ends_with_it(envs, controller):
     real, dream = envs(20)
-    stretch = drives.branch(real, dream, controller, SEED)
+    stretch = filming.branch(real, dream, controller, SEED)
     real.reset(seed=SEED)
     assert len(stretch[0]) == 21
-    np.testing.assert_array_equal(stretch[0][0], drives.picture(real))
+    np.testing.assert_array_equal(stretch[0][0], filming.picture(real))
     assert len(shown(pictures.strip(*stretch).axes)) == 8
 
 
@@ -223,7 +223,7 @@ def test_a_video_has_every_frame_of_the_longer_drive_and_then_a_still(tmp_path):
     real = [np.full((64, 64, 3), 5 * i, np.uint8) for i in range(40)]
     dream = [np.full((64, 64, 3), 200, np.uint8), np.full((64, 64, 3), 50, np.uint8)]
     path = tmp_path / "folder" / "drive.mp4"
-    drives.write_video(path, real, dream, WorldModelConfig())
+    filming.write_video(path, real, dream, WorldModelConfig())
     assert list(path.parent.iterdir()) == [path]
     with VideoFileClip(str(path)) as clip:
         frames = list(clip.iter_frames())
@@ -240,7 +240,7 @@ def test_a_video_that_fails_leaves_the_old_one(tmp_path):
     path = tmp_path / "drive.mp4"
     write_atomic(path, lambda file: file.write(b"old"))
     with pytest.raises(IndexError):
-        drives.write_video(path, [np.zeros((64, 64, 3), np.uint8)], [], WorldModelConfig())
+        filming.write_video(path, [np.zeros((64, 64, 3), np.uint8)], [], WorldModelConfig())
     assert path.read_bytes() == b"old"
 
 

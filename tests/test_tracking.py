@@ -18,7 +18,7 @@ from wandb.proto import wandb_internal_pb2
 from training import encode, loop, train_controller, train_rnn, train_vae
 from training.checkpoints import read_log
 from training.device import choose_device
-from training.drives import write_video
+from training.filming import write_video
 from training.rollouts import Driver, Episode, save_frames
 from training.tracking import track, track_video, tracking
 from wm_gym.models.vae import VAEConfig

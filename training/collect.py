@@ -88,7 +88,7 @@ class Args:
 
 
 @dataclass(frozen=True)
-class Drive:
+class Job:
     """One job of a worker: drive the env after ``seed``."""
 
     task: TaskConfig
@@ -127,7 +127,7 @@ class Patience(gym.Wrapper):
         return observation, reward, terminated, truncated or self.waited >= self.steps, info
 
 
-def drive(job: Drive) -> Driven:
+def drive(job: Job) -> Driven:
     """Drive one episode."""
     recorder = Recorder(make_env(job.task), job.version)
     env: gym.Env = gym.wrappers.TimeLimit(recorder, job.max_steps)
@@ -186,7 +186,7 @@ def replay(job: Replay) -> Driven:
     return job.episode, np.stack(env.frames)
 
 
-def new_drives(args: Args, task: TaskConfig) -> list[Drive]:
+def new_drives(args: Args, task: TaskConfig) -> list[Job]:
     """Return the drives that are missing from the folder, of its first unused seeds.
 
     Raises:
@@ -205,7 +205,7 @@ def new_drives(args: Args, task: TaskConfig) -> list[Drive]:
     world_model = None if args.world_model is None else str(args.world_model)
     driver = Driver(args.policy, label, args.burst_rate, args.burst_length, world_model)
     return [
-        Drive(
+        Job(
             task,
             seed,
             # another first one for each turn, so that no member drives all seeds that some number divides

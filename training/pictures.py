@@ -23,8 +23,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from training.checkpoints import read_log
-from training.drives import COLUMNS, GAP_EVERY, STRIP_EVERY, Frames, branch, drive, gap, write_video
 from training.files import write_atomic
+from training.filming import COLUMNS, GAP_EVERY, STRIP_EVERY, Frames, branch, film, gap, write_video
 from training.tracking import track_video
 from wm_gym.car_racing import CAR_RACING
 from wm_gym.models.controller import Controller
@@ -178,10 +178,10 @@ def draw_drives(folder: Path, seed: int, steps: int, video: bool) -> None:
     kwargs: dict[str, Any] = {"world_model": str(folder / "world_model"), "max_episode_steps": steps}
     dream, real = (gym.make(env_id, **kwargs) for env_id in env_ids(folder / "world_model"))
     fps = model.config.task.fps
-    driven = drive(real, controller, seed, f"draw real {seed}")
+    driven = film(real, controller, seed, f"draw real {seed}")
     save_figure(reconstructions(model, driven.frames), folder / "reconstructions.png")
     if video:
-        dreamt = drive(dream, controller, seed, f"draw dream {seed}")
+        dreamt = film(dream, controller, seed, f"draw dream {seed}")
         write_video(folder / "drive.mp4", driven.frames, dreamt.frames, model.config)
         worst = json.loads((folder / "closed_loop.json").read_text())["worst_track"]
         on_track, dreamt_on, earned, paid = gap(real, dream, controller, worst)

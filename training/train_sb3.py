@@ -35,8 +35,8 @@ from tqdm import tqdm
 from training import gradient
 from training.checkpoints import append_log, read_log
 from training.device import choose_device
-from training.drives import drive, write_video
 from training.files import alone, keep_settings, write_atomic
+from training.filming import film, write_video
 from training.presets import MOST_CANDIDATES
 from training.seeds import TRAINING_SEEDS, VALIDATION_SEEDS, take
 from training.shaping import Tremble, make_weighed, scale_rewards
@@ -211,14 +211,14 @@ def validate(args: Args, agent: BaseAlgorithm, env: str, lanes: int) -> list[Epi
     return results
 
 
-def film(args: Args) -> None:
+def film_best(args: Args) -> None:
     """Film the best agent on the first validation track beside its dream."""
     kwargs: dict[str, Any] = {"world_model": args.world_model, "max_episode_steps": args.max_steps}
     sides = []
     for env_id in reversed(env_ids(args.world_model)):
         env = gym.make(env_id, **kwargs)
         policy = load_policy(str(args.out / "best" / f"{args.algo}.zip"), env)
-        sides.append(drive(env, policy, VALIDATION_SEEDS[0], f"film {env_id}").frames)
+        sides.append(film(env, policy, VALIDATION_SEEDS[0], f"film {env_id}").frames)
         env.close()
     config = WorldModel.from_pretrained(args.world_model).config
     write_video(args.out / "drive.mp4", sides[0], sides[1], config)
@@ -290,7 +290,7 @@ def main(args: Args) -> Path:
     envs.close()
     best, video = args.out / "best" / saved.name, args.out / "drive.mp4"
     if not video.is_file() or video.stat().st_mtime < best.stat().st_mtime:
-        film(args)
+        film_best(args)
     return best
 
 

@@ -30,7 +30,7 @@ Frames = list[npt.NDArray[np.uint8]]
 
 
 @dataclass(frozen=True)
-class Drive:
+class Film:
     """One episode: its score, and what the world model saw or dreamt at every step."""
 
     score: float
@@ -42,7 +42,7 @@ class Drive:
         return len(self.frames) - 1
 
 
-class Driver:
+class Hand:
     """A policy with what it remembers of the episode it drives."""
 
     def __init__(self, policy: Policy) -> None:
@@ -64,20 +64,20 @@ def picture(env: gym.Env) -> npt.NDArray[np.uint8]:
     return env.get_wrapper_attr("frame")
 
 
-def drive(env: gym.Env, policy: Policy, seed: int, title: str) -> Drive:
-    """Drive one episode."""
+def film(env: gym.Env, policy: Policy, seed: int, title: str) -> Film:
+    """Film one episode."""
     observation, _ = env.reset(seed=seed)
-    driver = Driver(policy)
+    hand = Hand(policy)
     score, frames, over = 0.0, [picture(env)], False
     with tqdm(desc=title, unit="step", total=env.spec.max_episode_steps if env.spec else None) as bar:
         while not over:
-            observation, reward, terminated, truncated, _ = env.step(driver(observation))
+            observation, reward, terminated, truncated, _ = env.step(hand(observation))
             over = terminated or truncated
             score += float(reward)
             frames.append(picture(env))
             bar.set_postfix(score=f"{score:.0f}")
             bar.update()
-    return Drive(score, frames)
+    return Film(score, frames)
 
 
 def branch(real: gym.Env, dream: gym.Env, policy: Policy, seed: int) -> tuple[Frames, Frames]:
@@ -86,17 +86,17 @@ def branch(real: gym.Env, dream: gym.Env, policy: Policy, seed: int) -> tuple[Fr
     Each ends with its episode. A drive that is over before step `STRIP_START` is recorded from its first frame.
     """
     observation, _ = real.reset(seed=seed)
-    driver = Driver(policy)
+    hand = Hand(policy)
     for _ in range(STRIP_START):
-        observation, _, terminated, truncated, _ = real.step(driver(observation))
+        observation, _, terminated, truncated, _ = real.step(hand(observation))
         if terminated or truncated:
             observation, _ = real.reset(seed=seed)
-            driver = Driver(policy)
+            hand = Hand(policy)
             break
     dream.reset(seed=0, options={"state": real.get_wrapper_attr("get_state")()})
     on_track, dreamt, dreaming = [picture(real)], [picture(dream)], True
     for _ in range(STRIP_EVERY * (COLUMNS - 1)):
-        action = driver(observation)
+        action = hand(observation)
         observation, _, terminated, truncated, _ = real.step(action)
         on_track.append(picture(real))
         if dreaming:
@@ -118,22 +118,22 @@ def gap(real: gym.Env, dream: gym.Env, policy: Policy, seed: int) -> tuple[Frame
         real frames and dreamt ones from there on, and what each drive earned in these steps.
     """
     observation, _ = real.reset(seed=seed)
-    driver = Driver(policy)
+    hand = Hand(policy)
     states, frames, earned, over = [real.get_wrapper_attr("get_state")()], [picture(real)], [0.0], False
-    drivers = [copy(driver)]
+    hands = [copy(hand)]
     while not over:
-        observation, reward, terminated, truncated, _ = real.step(driver(observation))
+        observation, reward, terminated, truncated, _ = real.step(hand(observation))
         over = terminated or truncated
-        drivers.append(copy(driver))
+        hands.append(copy(hand))
         states.append(real.get_wrapper_attr("get_state")())
         frames.append(picture(real))
         earned.append(earned[-1] + float(reward))
     start = max(int(np.argmax(earned)) - GAP_BEFORE, 0)
     end = min(start + GAP_EVERY * (COLUMNS - 1), len(frames) - 1)
     observation, _ = dream.reset(seed=0, options={"state": states[start]})
-    driver, dreamt, paid, over = drivers[start], [picture(dream)], 0.0, False
+    hand, dreamt, paid, over = hands[start], [picture(dream)], 0.0, False
     while not over and len(dreamt) <= end - start:
-        observation, reward, terminated, truncated, _ = dream.step(driver(observation))
+        observation, reward, terminated, truncated, _ = dream.step(hand(observation))
         over = terminated or truncated
         dreamt.append(picture(dream))
         paid += float(reward)
