@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from conftest import Z
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from stable_baselines3 import PPO
 
 from training import closed_loop
 from training.closed_loop import BIN, alarms, compare
@@ -14,6 +15,8 @@ from training.driving import Drive, Recorder, drive
 from wm_gym.car_racing import lap_reward
 from wm_gym.evaluate import EpisodeResult, make_lanes, rollout
 from wm_gym.models.controller import Controller
+from wm_gym.policies import load_policy
+from wm_gym.sb3 import make_sb3_vec
 from wm_gym.world_model import WorldModel
 
 DREAM, REAL = "DreamCarRacing-v0", "LatentCarRacing-v0"
@@ -72,6 +75,16 @@ def test_a_lane_that_resets_leaves_the_records_of_others_alone(world_model_folde
         z, rewards = recorder.finished[result.seed]
         assert (len(z), len(rewards)) == (result.steps + 1, result.steps)
         assert rewards.sum() == pytest.approx(result.score)
+
+
+def test_an_agents_zip_drives_in_processes_as_it_does_here(world_model_folder, tmp_path):
+    agent = PPO("MlpPolicy", make_sb3_vec(DREAM, 1, world_model=world_model_folder), n_steps=8, batch_size=8, seed=0)
+    agent.save(tmp_path / "ppo.zip")
+    how = {"world_model": world_model_folder, "max_episode_steps": 30}
+    there = drive(REAL, str(tmp_path / "ppo.zip"), seeds=[5, 6], lanes=2, **how)
+    env = gym.make(REAL, **how)
+    here = list(rollout(env, load_policy(tmp_path / "ppo.zip", env), [5, 6]))
+    assert [each.result for each in there] == here
 
 
 def test_a_dream_that_turns_kind_is_found_out_and_since_when():

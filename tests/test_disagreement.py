@@ -10,6 +10,8 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from wm_gym.models.kinds import KINDS
 from wm_gym.models.memory import mixture_mean, mixture_spread, select
 
+START = 15
+"""A start from the middle of a drive, which memories have run up to."""
 TOLD = {"disagreement_limit": np.inf}
 """Arguments with which a dream tells its disagreement and does nothing else about it."""
 
@@ -24,10 +26,10 @@ def folder(tmp_path_factory, request):
 def test_a_dream_tells_how_much_its_memories_disagree(folder):
     """Doubters see the same z and actions from the same start on, and their predictions are held against M's."""
     env = gym.make(ID, world_model=folder, starts="any", **TOLD)
-    observation, info = env.reset(seed=0, options={"start": 5})
+    observation, info = env.reset(seed=0, options={"start": START})
     assert info == {}
     model, rng = env.unwrapped.dream.world_model, np.random.default_rng(0)
-    states = [select(model.run_up(doubter), torch.tensor([5])) for doubter in model.doubters]
+    states = [select(model.run_up(doubter), torch.tensor([START])) for doubter in model.doubters]
     for _ in range(5):
         action = rng.uniform([-1, 0, 0], [1, 1, 1]).astype(np.float32)
         inputs = torch.from_numpy(observation[None, :32]), torch.from_numpy(action[None])

@@ -9,7 +9,7 @@ from hashlib import sha256
 import gymnasium as gym
 import numpy as np
 import pytest
-from conftest import COAST, assert_warns_only_of, every_dream, every_task, trace
+from conftest import COAST, assert_warns_only_of, every_dream, every_task, make_world_model, trace
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils.env_checker import check_env
 from gymnasium.wrappers import FlattenObservation, RecordEpisodeStatistics, RescaleAction
@@ -135,3 +135,17 @@ def test_rescaled_actions(make, env):
     actions = np.array([[-1, -1, 1], [0.5, 0, -1], [1, 1, 1]], np.float32)
     inside = np.array([[-1, 0, 1], [0.5, 0.5, 0], [1, 1, 1]], np.float32)
     assert trace(rescaled, actions) == trace(env, inside)
+
+
+@pytest.mark.parametrize(("logit", "ends"), [(0.1, True), (-0.1, False)])
+def test_mode_ends_where_an_end_is_likelier_than_not(logit, ends, tmp_path):
+    model = make_world_model()
+    model.memory.heads.weight[-1], model.memory.heads.bias[-1] = 0, logit
+    model.save(tmp_path / "model")
+    env = gym.make("DreamCarRacing-v0", world_model=str(tmp_path / "model"), sampling="mode")
+    env.reset(seed=0)
+    for _ in range(20):
+        _, reward, terminated, _, _ = env.step(COAST)
+        assert terminated == ends and (reward == -100) == ends
+        if ends:
+            break

@@ -97,6 +97,17 @@ def test_finishing_the_lap_ends_it_as_in_carracing(env):
     assert (terminated, info) == (True, {"lap_finished": True})
 
 
+def test_a_state_knows_how_much_of_the_lap_is_done(env):
+    env.reset(seed=0)
+    for action in gentle_actions(40):
+        env.step(action)
+    visited, tiles = env.unwrapped.tile_visited_count, len(env.unwrapped.track)
+    state = env.get_wrapper_attr("get_state")()
+    assert visited > 3 and state.gained == pytest.approx(
+        visited / tiles * env.get_wrapper_attr("world_model").config.reward.goal
+    )
+
+
 def test_carracings_own_arguments_pass_through(world_model_folder):
     env = gym.make(ID, world_model=world_model_folder, domain_randomize=True, render_mode="rgb_array")
     assert env.unwrapped.domain_randomize
@@ -108,7 +119,7 @@ def test_carracings_own_arguments_pass_through(world_model_folder):
     for wrong in ({"fast": "no"}, {"continuous": 1}, {"domain_randomize": None}):
         with pytest.raises(ValueError, match="must be True or False"):
             gym.make(ID, world_model=world_model_folder, **wrong)
-    with pytest.raises(TypeError, match="give the world_model that was trained on it"):
+    with pytest.raises(TypeError, match="give VAELatentObservation the world_model that was trained on it"):
         gym.make(ID, world_model=world_model_folder, continuous=False)
 
 

@@ -241,7 +241,7 @@ def test_a_video_that_fails_leaves_the_old_one(tmp_path):
     write_atomic(path, lambda file: file.write(b"old"))
     with pytest.raises(IndexError):
         filming.write_video(path, [np.zeros((64, 64, 3), np.uint8)], [], WorldModelConfig())
-    assert path.read_bytes() == b"old"
+    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
 
 
 def test_a_round_is_drawn_once_and_the_video_of_the_best_is_tracked(

@@ -84,6 +84,7 @@ def test_what_a_killed_process_was_writing_is_removed_and_nothing_else(tmp_path)
     (half / f".model.{'0a' * 16}.tmp").mkdir(parents=True)
     (half / f".model.{'0a' * 16}.tmp" / "config.json").touch()
     (half / ".checkpoint.pt.4711.tmp").touch()
+    (half / ".drive.4711.tmp.mp4").touch()
     theirs.touch()
     with alone(tmp_path):
         assert theirs.is_file() and not list(half.iterdir())

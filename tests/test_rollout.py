@@ -8,7 +8,7 @@ import pytest
 import torch
 from gymnasium.vector import AutoresetMode
 
-from wm_gym.evaluate import make_lanes, rollout
+from wm_gym.evaluate import EpisodeResult, make_lanes, rollout, summarize
 from wm_gym.models.controller import Controller, ControllerConfig
 from wm_gym.sb3 import make_sb3_vec
 
@@ -81,6 +81,35 @@ def test_rollout_refuses_at_once_what_can_not_drive_and_says_why(env, world_mode
             rollout(envs, policy, [1])
     lanes = make_lanes("DreamCarRacing-v0", 4, world_model=world_model_folder, max_episode_steps=5)
     assert len(list(rollout(lanes, population, range(4)))) == 4
+
+
+def test_a_summary_of_an_example():
+    results = [EpisodeResult(i, i, score, 10, True, True) for i, score in enumerate((1.0, 2.0, 9.0))]
+    deviation = pytest.approx(19**0.5)
+    expected = {"episodes": 3, "mean": 4, "std": deviation, "median": 2, "min": 1, "max": 9, "share_2": 2 / 3}
+    assert summarize(results, solved=2.0) == expected
+
+
+class Counting:
+    """Its state counts the steps of each lane's episode."""
+
+    def __init__(self):
+        self.lengths, self.told = [], set()
+
+    def predict(self, observation, state=None, episode_start=None, deterministic=False):
+        before = np.zeros(len(observation), int) if state is None else state[0]
+        self.lengths += before[episode_start & (before > 0)].tolist()
+        self.told.add(deterministic)
+        return np.zeros((len(observation), 3), np.float32), (np.where(episode_start, 0, before) + 1,)
+
+
+def test_a_recurrent_policy_is_told_where_episodes_start_and_gets_its_state_back(make_vec):
+    policy, lanes = Counting(), make_vec(3, autoreset_mode="DISABLED", max_episode_steps=25, starts="any")
+    results = list(rollout(lanes, policy, range(7), deterministic=False))
+    assert policy.told == {False}
+    lengths = [result.steps for result in results]
+    assert all(lengths.count(n) <= policy.lengths.count(n) + 3 for n in lengths) and set(policy.lengths) <= {*range(26)}
+    assert len(policy.lengths) >= 4 and max(lengths) <= 25
 
 
 @pytest.mark.parametrize("seed", [1.7, "3", None])

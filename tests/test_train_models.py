@@ -13,7 +13,7 @@ from conftest import FRAMES, MEMORIES, contents
 from trainings import encoding, make_noise, training
 
 from training import encode, train_rnn, train_vae
-from training.checkpoints import load_checkpoint, read_log
+from training.checkpoints import cosine, load_checkpoint, read_log, segment
 from training.latents import LatentEpisode
 from training.rollouts import Episode, episode_files, open_frames, save_frames
 from wm_gym.models.mdn_rnn import MDNRNNConfig
@@ -112,6 +112,25 @@ def test_more_episodes_than_files_may_be_open(noise, tmp_path):
         assert frames[np.arange(600)][:, 0, 0, 0].tolist() == [i // 2 % 256 for i in range(600)]
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def test_chunks_of_an_episode_hand_on_the_memorys_state(noise, tmp_path, monkeypatch):
+    handed, losses = [], train_rnn.losses
+
+    def watch(memory, z, part, steps, state):
+        handed.append((steps.start, bool(state[0].any())))
+        return losses(memory, z, part, steps, state)
+
+    monkeypatch.setattr(train_rnn, "losses", watch)
+    train_rnn.main(training(train_rnn, noise, tmp_path))
+    assert {start for start, _ in handed} >= {0, 8, 16} and all(told == (start > 0) for start, told in handed)
+
+
+def test_the_learning_rate_falls_from_all_to_a_twentieth_and_a_finished_training_starts_anew():
+    assert (cosine(0), cosine(1), cosine(2)) == (1, pytest.approx(0.05), pytest.approx(0.05))
+    assert segment(None, 10) == (0, 10)
+    assert segment({"epoch": 4, "segment": (0, 10)}, 10) == (0, 10)  # interrupted
+    assert segment({"epoch": 10, "segment": (0, 10)}, 14) == (10, 14)
 
 
 def test_the_decoders_own_epochs_move_no_latent(noise, tmp_path):

@@ -60,7 +60,7 @@ def test_every_algorithm_trains_saves_and_loads(small, monkeypatch, world_model_
     monkeypatch.setattr(
         algorithm(algo), "learn", lambda self, *args, **kw: agents.append(self) or learn(self, *args, **kw)
     )
-    monkeypatch.setattr(train_sb3, "film", lambda args: None)
+    monkeypatch.setattr(train_sb3, "film_best", lambda args: None)
     best = train_sb3.main(training(world_model_folder, tmp_path, algo=algo, env=env))
     (line,) = read_log(tmp_path / "log.jsonl")
     assert line["steps"] >= 200 and line["real"]["episodes"] == line["dream"]["episodes"] == 1
@@ -76,7 +76,7 @@ def test_every_algorithm_trains_saves_and_loads(small, monkeypatch, world_model_
 @pytest.mark.parametrize("algo", ["ppo", "sac", "ars"])
 def test_a_stopped_training_goes_on(small, monkeypatch, world_model_folder, tmp_path, algo):
     pytest.importorskip("sb3_contrib")
-    monkeypatch.setattr(train_sb3, "film", lambda args: None)
+    monkeypatch.setattr(train_sb3, "film_best", lambda args: None)
     settings = {"algo": algo, "evaluations": 2}
     train_sb3.main(training(world_model_folder, tmp_path, steps=200, **settings))
     first = read_log(tmp_path / "log.jsonl")
@@ -108,7 +108,7 @@ def test_a_stopped_training_goes_on(small, monkeypatch, world_model_folder, tmp_
 def test_a_training_killed_before_its_last_validation_is_logged_makes_it_again(
     small, monkeypatch, world_model_folder, tmp_path
 ):
-    monkeypatch.setattr(train_sb3, "film", lambda args: None)
+    monkeypatch.setattr(train_sb3, "film_best", lambda args: None)
     with monkeypatch.context() as patch:
         patch.setattr(train_sb3, "append_log", Mock(side_effect=KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
@@ -121,7 +121,7 @@ def test_a_training_killed_before_its_last_validation_is_logged_makes_it_again(
 def test_minutes_of_an_agent_that_was_killed_while_it_was_validated_count(
     small, monkeypatch, world_model_folder, tmp_path
 ):
-    monkeypatch.setattr(train_sb3, "film", lambda args: None)
+    monkeypatch.setattr(train_sb3, "film_best", lambda args: None)
     settings = training(world_model_folder, tmp_path, steps=10**9, minutes=0.05)
     with monkeypatch.context() as patch:
         patch.setattr(train_sb3, "append_log", Mock(side_effect=KeyboardInterrupt))
@@ -135,7 +135,7 @@ def test_minutes_of_an_agent_that_was_killed_while_it_was_validated_count(
 
 def test_hands_tremble_in_the_dream_alone(small, monkeypatch, world_model_folder, tmp_path):
     made = Mock(side_effect=train_sb3.SB3VecEnv)
-    monkeypatch.setattr(train_sb3, "film", lambda args: None)
+    monkeypatch.setattr(train_sb3, "film_best", lambda args: None)
     monkeypatch.setattr(train_sb3, "SB3VecEnv", made)
     train_sb3.main(training(world_model_folder, tmp_path, disturbance=0.2))
     ((envs,),) = (call.args for call in made.call_args_list)
@@ -151,7 +151,7 @@ def test_scaled_rewards_keep_their_statistics_when_a_training_goes_on(small, mon
     monkeypatch.setattr(
         train_sb3, "hyperparameters", lambda *args: {**given(*args), "normalize": {"norm_obs": False}, "gamma": 0.9}
     )
-    monkeypatch.setattr(train_sb3, "film", lambda args: None)
+    monkeypatch.setattr(train_sb3, "film_best", lambda args: None)
     counts, learn = [], algorithm("ppo").learn
 
     def count(self, *args, **kwargs):
@@ -171,7 +171,7 @@ def test_scaled_rewards_keep_their_statistics_when_a_training_goes_on(small, mon
 
 
 def test_a_folder_of_another_training_is_refused(small, monkeypatch, world_model_folder, tmp_path):
-    monkeypatch.setattr(train_sb3, "film", lambda args: None)
+    monkeypatch.setattr(train_sb3, "film_best", lambda args: None)
     train_sb3.main(training(world_model_folder, tmp_path))
     for changed in ({"algo": "a2c"}, {"env": REAL}, {"seed": 1}, {"temperature": 2.0}):
         with pytest.raises(ValueError, match=f"begun with another .*{next(iter(changed))}"):
@@ -179,7 +179,7 @@ def test_a_folder_of_another_training_is_refused(small, monkeypatch, world_model
 
 
 def test_the_clock_ends_a_training(small, monkeypatch, world_model_folder, tmp_path):
-    monkeypatch.setattr(train_sb3, "film", lambda args: None)
+    monkeypatch.setattr(train_sb3, "film_best", lambda args: None)
     train_sb3.main(training(world_model_folder, tmp_path, steps=10**9, minutes=0.05))
     (line,) = read_log(tmp_path / "log.jsonl")
     assert line["minutes"] >= 0.05 and line["steps"] < 10**6

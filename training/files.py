@@ -19,8 +19,9 @@ from filelock import FileLock, Timeout
 PACKAGES = ("wm-gym", "torch", "gymnasium", "numpy")
 """Packages whose versions are kept with a run's settings."""
 
-TEMPORARY = re.compile(r"\..+\.(\d+|[0-9a-f]{32})\.tmp")
-"""Names of what `write_atomic` and an artifact's ``save`` are writing: a process's number or 32 digits of chance."""
+TEMPORARY = re.compile(r"\..+\.(\d+|[0-9a-f]{32})\.tmp(\.mp4)?")
+"""Names of what `write_atomic`, an artifact's ``save`` (32 digits of chance for the process's number) and a video's
+writer, which wants an ending that it knows, are writing."""
 
 
 def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
@@ -65,7 +66,7 @@ def alone(folder: Path) -> Iterator[None]:
             for lock in others:
                 with FileLock(lock, blocking=False):
                     pass
-            for path in folder.rglob(".*.tmp"):
+            for path in folder.rglob(".*.tmp*"):
                 if TEMPORARY.fullmatch(path.name):
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
             yield

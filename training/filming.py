@@ -152,8 +152,11 @@ def write_video(path: Path, real: Frames, dream: Frames, config: WorldModelConfi
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
     height, width, _ = enlarge(real[0], config.picture).shape
-    with FFMPEG_VideoWriter(str(temporary), (2 * width, height), config.task.fps) as writer:
-        for i in tqdm(range(max(len(real), len(dream))), desc=path.name, unit="frame"):
-            sides = [enlarge(frames[min(i, len(frames) - 1)], config.picture) for frames in (real, dream)]
-            writer.write_frame(np.hstack(sides))
-    temporary.rename(path)
+    try:
+        with FFMPEG_VideoWriter(str(temporary), (2 * width, height), config.task.fps) as writer:
+            for i in tqdm(range(max(len(real), len(dream))), desc=path.name, unit="frame"):
+                sides = [enlarge(frames[min(i, len(frames) - 1)], config.picture) for frames in (real, dream)]
+                writer.write_frame(np.hstack(sides))
+        temporary.rename(path)
+    finally:
+        temporary.unlink(missing_ok=True)

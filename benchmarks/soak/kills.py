@@ -193,7 +193,7 @@ def run(kills: Sequence[Kill], place: Path, arguments: Sequence[str] = ("--prese
         if not going:
             came = state(folder)
             different += [name for name in expected | came if expected.get(name) != came.get(name)]
-            left += [str(path) for path in folder.rglob(".*.tmp")]
+            left += [str(path) for path in folder.rglob(".*.tmp*")]
     return {
         "kills": struck.total(),
         "last_written": dict(sorted(struck.items())),

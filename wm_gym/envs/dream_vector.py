@@ -34,8 +34,8 @@ class DreamVectorEnv(Tempered, VectorEnv):
     Args:
         world_model: as in the single env.
         num_envs: N.
-        max_episode_steps: truncates an episode after so many steps; -1 for never, as without `gymnasium.make_vec`, which
-            gives the registered limit.
+        max_episode_steps: truncates an episode after so many steps; -1 for never. `gymnasium.make_vec` gives the
+            registered limit.
         autoreset_mode: `gymnasium.vector.AutoresetMode`, its name or its value. With DISABLED, lanes that are over are
             reset by ``reset(options={"reset_mask": mask})`` before the next step.
         render_mode: "rgb_array" decodes all lanes to a tuple of frames.
