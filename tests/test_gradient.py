@@ -5,10 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import MEMORIES, make_world_model
+from conftest import EPISODE_STARTS, MEMORIES, make_world_model
 
 from training import gradient, train_controller
 from training.shaping import Tremble
+from wm_gym.car_racing import lap_reward
 from wm_gym.doubt import Doubters
 from wm_gym.evaluate import make_lanes
 from wm_gym.models.controller import Controller, ControllerConfig
@@ -106,6 +107,33 @@ def test_gradients_raise_what_dreams_pay(kind, tmp_path):
     before, after = train_controller.evaluate(envs, np.stack([np.zeros_like(found), found]), seeds, config)
     envs.close()
     assert after > before + 1
+
+
+def test_gradients_lead_away_from_what_ends_dreams(tmp_path):
+    model = make_world_model()
+    model.memory.heads.weight[-1].normal_(0, 0.5, generator=torch.Generator().manual_seed(1))
+    model.memory.lstm.weight_ih_l0[:, 32:] *= 10  # what is done matters most
+    model.memory.heads.weight[-2], model.memory.heads.bias[-2:] = 0, torch.tensor([-20.0, -3.0])
+    model.save(tmp_path / "model")
+    config, zeros = ControllerConfig(), np.zeros(867)
+    args = gradient.Args(steps=30, walkers=32, acting=8, coasting=4, length=20, learning_rate=0.02)
+    found = gradient.ascend(model, zeros, config, args, gradient.Objective(), temperature=1.0, seed=0)
+    envs = make_lanes("DreamCarRacing-v0", 64, world_model=str(tmp_path / "model"), max_episode_steps=12, starts="any")
+    before, after = train_controller.evaluate(envs, np.stack([zeros, found]), np.arange(32), config)
+    envs.close()
+    assert before < -10 and after > before / 2
+
+
+def test_a_finished_lap_is_over_and_another_dream_begins(monkeypatch):
+    model = make_world_model(reward=lap_reward(5.0))
+    model.memory.heads.weight[-2:], model.memory.heads.bias[-2:] = 0, torch.tensor([0.6, -20.0])  # a tile a step
+    model.starts = Starts(*(each[:EPISODE_STARTS] for each in vars(model.starts).values()))
+    starts, seen, step = model.start_states[0], [], model.memory.step
+    monkeypatch.setattr(model.memory, "step", lambda z, *others: seen.append(z.detach()) or step(z, *others))
+    args = gradient.Args(steps=3, walkers=6, acting=8, coasting=0, length=10_000)
+    gradient.ascend(model, np.zeros(867), ControllerConfig(), args, gradient.Objective(), 1.0, 0)
+    for z in seen[::8]:  # where each look ahead begins
+        assert (torch.cdist(z, starts).amin(1) < 1e-6).all()
 
 
 def doubted(kind="lstm", *changes):

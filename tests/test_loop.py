@@ -57,6 +57,26 @@ KILLS = [
 ]
 
 
+def test_what_a_kill_spoils_is_named(tmp_path, monkeypatch):
+    def write(folder, content):
+        path = folder / kills.RUN / "rollouts" / "0.npz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        return True
+
+    def end(folder, arguments):
+        write(folder, b"right" if folder.name == "straight" else b"wrong")
+        if folder.name != "straight":
+            (folder / kills.RUN / ".drive.7.tmp.mp4").touch()
+        return False
+
+    monkeypatch.setattr(kills, "never", end)
+    report = kills.run([lambda folder, arguments: write(folder, b"right")], tmp_path)
+    assert (report["kills"], report["runs"], report["files_compared"]) == (1, 1, 1)
+    for spoilt, name in (("lost", "0.npz"), ("different", "0.npz"), ("left", ".drive.7.tmp.mp4")):
+        assert [path.rpartition("/")[2] for path in report[spoilt]] == [name]
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     return tmp_path_factory.mktemp("kills")
