@@ -81,8 +81,8 @@ def test_lanes_tremble_as_gradients_do(world_model_folder):
 
 
 @pytest.mark.parametrize("rows", [1.0, 0.03])
-def test_the_policy_with_a_gradient_is_the_controller(rows):
-    config = ControllerConfig()
+@pytest.mark.parametrize("config", [ControllerConfig(), ControllerConfig(288, (-2.0, -0.5), (2.0, 3.0))])
+def test_the_policy_with_a_gradient_is_the_controller(rows, config):
     rng = np.random.default_rng(0)
     parameters, observations = rng.normal(0, rows, config.parameters), rng.standard_normal((7, 288), np.float32)
     policy = gradient.LinearPolicy(parameters, config, torch.device("cpu"))

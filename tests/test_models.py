@@ -217,13 +217,15 @@ def test_a_controller_stays_in_its_box(seed, scale):
     assert not Controller(None, config).predict(rng.standard_normal(288))[0].any()
 
 
-def test_a_controller_is_one_linear_layer_and_a_squash():
+@pytest.mark.parametrize(("low", "high"), [((-1.0, 0.0, 0.0), (1.0, 1.0, 1.0)), ((-2.0, -0.5, 0.0), (2.0, 3.0, 0.2))])
+def test_a_controller_is_one_linear_layer_and_a_squash(low, high):
     rng = np.random.default_rng(0)
-    parameters = 0.05 * rng.standard_normal(3 * 289)
+    parameters = 0.1 * rng.standard_normal(3 * 289)
     observation = rng.standard_normal(288)
     rows = parameters.reshape(3, 289)
-    expected = np.clip(np.tanh(rows[:, :288] @ observation + rows[:, 288]), [-1, 0, 0], 1)
-    controller = Controller(parameters)
+    scale = np.maximum(np.abs(low), np.abs(high))
+    expected = np.clip(scale * np.tanh(rows[:, :288] @ observation + rows[:, 288]), low, high)
+    controller = Controller(parameters, ControllerConfig(288, low, high))
     assert np.allclose(controller.predict(observation)[0], expected, atol=1e-5)
     assert np.allclose(controller.predict(np.stack([observation] * 4))[0], expected, atol=1e-5)
 
