@@ -147,7 +147,7 @@ def test_the_open_loop_command_uses_held_out_drives_of_its_own_v(world_model_fol
 def test_road_under_the_car_is_seen_where_the_wheels_touch_it(version):
     env = FastCarRacing()
     env.reset(seed=500_002)
-    policy = ActionBursts(ScriptedDriver(env), env.action_space, rate=0.05, length=40, seed=2)
+    policy = ActionBursts(ScriptedDriver(env), env.action_space, rate=0.05, length=40, seed=0)
     frames, truth = [], []
     for step in range(500):
         frame, *_ = env.step(policy.predict(np.zeros((96, 96, 3), np.uint8))[0])

@@ -87,7 +87,7 @@ def resolve(name: str | Path, kind: str) -> Path:
 
 def put_aside(folder: Path) -> Path:
     """Return where the old artifact is while a save replaces it; it stays there if the save is killed just then."""
-    folder = folder.resolve()  # behind a link
+    folder = Path(os.path.realpath(folder))  # behind a link
     return folder.with_name(f".{folder.name}.old")
 
 
@@ -268,7 +268,7 @@ def write_folder(folder: Path, kind: str, config: Mapping[str, Any], files: Mapp
     for name, data in written.items():
         if len(data) > (most := FILE_BYTES if name in files else CONFIG_BYTES):
             raise ValueError(f"{folder / name}: not saved: {len(data):,} bytes, at most {most:,} are read")
-    folder = folder.resolve()  # behind a link, which stays
+    folder = Path(os.path.realpath(folder))  # behind a link, which stays
     if folder == Path.cwd():
         raise FileExistsError(f"{folder}: is the current directory, which can't be replaced; choose another folder")
     if folder.exists():
