@@ -6,7 +6,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
-from stable_baselines3 import PPO
+from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor, VecNormalize, VecVideoRecorder
@@ -175,6 +175,19 @@ def test_sb3s_wrappers_evaluation_and_a_saved_policy(world_model_folder, tmp_pat
     assert dreams.action_space.contains(action)
     expected = agent.predict(observation, deterministic=True)[0]
     np.testing.assert_allclose(action, rescale(expected, dreams.action_space))
+
+
+def test_agents_learn_on_bootstrapped_time_limits(world_model_folder):
+    env = make_sb3_vec(DREAM, 4, world_model=world_model_folder, max_episode_steps=3)
+    seen = []
+
+    class Spy(A2C):
+        def train(self):
+            seen.append(self.rollout_buffer.rewards.copy())
+            super().train()
+
+    Spy("MlpPolicy", env, n_steps=5, seed=0, device="cpu").learn(20)
+    assert np.isfinite(seen).all()
 
 
 def test_videos(world_model_folder, tmp_path):

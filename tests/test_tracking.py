@@ -13,13 +13,13 @@ import pytest
 import torch
 import tyro
 import wandb
+from trainings import make_episodes
 from wandb.proto import wandb_internal_pb2
 
 from training import encode, loop, train_controller, train_rnn, train_vae
 from training.checkpoints import read_log
 from training.device import choose_device
 from training.filming import write_video
-from training.rollouts import Driver, Episode, save_frames
 from training.tracking import track, track_video, tracking
 from wm_gym.models.vae import VAEConfig
 from wm_gym.world_model import WorldModelConfig
@@ -81,19 +81,7 @@ def curves(run, stage):
 
 def run_stages(run, world_model):
     """V, encoding, M and C, each tiny, on three made-up episodes of noise."""
-    rng = np.random.default_rng(0)
-    for seed, steps in enumerate((12, 15, 9)):
-        save_frames(run / "rollouts", seed, "crop84", rng.integers(0, 256, (steps + 1, 64, 64, 3), np.uint8))
-        Episode(
-            seed=seed,
-            actions=rng.uniform([-1, 0, 0], [1, 1, 1], (steps, 3)).astype(np.float32),
-            rewards=np.zeros(steps, np.float32),
-            counts=rng.integers(0, 3, steps).astype(np.int16),
-            goal=300,
-            terminated=False,
-            finished=False,
-            driver=Driver("random", "random"),
-        ).save(run / "rollouts")
+    make_episodes(run, (12, 15, 9), "crop84")
     model = VAEConfig(channels=(4, 8, 8, 8))
     train_vae.main(
         train_vae.Args(run / "rollouts", run / "vae", epochs=2, batch=16, frames="crop84", device="cpu", model=model)

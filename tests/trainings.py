@@ -27,11 +27,11 @@ def encoding(run, vae="vae", out="latents"):
     return encode.Args(run / "rollouts", run / vae, run / out, device="cpu")
 
 
-def make_noise(run):
-    """Make a run of three made-up episodes of noise, the last a failure, encoded by a V of one epoch."""
+def make_episodes(run, lengths, version=FRAMES):
+    """Make up three episodes of noise, the last a failure."""
     rng = np.random.default_rng(0)
-    for seed, steps in enumerate((20, 25, 17)):
-        save_frames(run / "rollouts", seed, FRAMES, rng.integers(0, 256, (steps + 1, 64, 64, 3), np.uint8))
+    for seed, steps in enumerate(lengths):
+        save_frames(run / "rollouts", seed, version, rng.integers(0, 256, (steps + 1, 64, 64, 3), np.uint8))
         Episode(
             seed=seed,
             actions=rng.uniform([-1, 0, 0], [1, 1, 1], (steps, 3)).astype(np.float32),
@@ -42,6 +42,11 @@ def make_noise(run):
             finished=False,
             driver=Driver("random", "random"),
         ).save(run / "rollouts")
+
+
+def make_noise(run):
+    """Make a run of three made-up episodes, encoded by a V of one epoch."""
+    make_episodes(run, (20, 25, 17))
     train_vae.main(training(train_vae, run, run / "vae"))
     encode.main(encoding(run))
     return run

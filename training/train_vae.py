@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Literal
 
@@ -73,8 +73,12 @@ class Args:
     """sizes"""
 
 
+MOST_OPEN = 128
+"""Files of frames that are open at a time: some systems allow a process 256."""
+
+
 class FrameSet:
-    """The frames of a rollouts folder, read as they are asked for; no file stays open, as systems allow but some.
+    """The frames of a rollouts folder, read from memory maps as they are asked for.
 
     Args:
         rollouts: the folder.
@@ -87,7 +91,7 @@ class FrameSet:
 
     def __init__(self, rollouts: Path, version: str, seeds: Sequence[int] | None = None) -> None:
         self.seeds = [int(path.stem) for path in episode_files(rollouts)] if seeds is None else seeds
-        self.open = partial(open_frames, rollouts, version=version)
+        self.open = lru_cache(MOST_OPEN)(partial(open_frames, rollouts, version=version))
         if not self.seeds:
             raise FileNotFoundError(f"no episodes in {rollouts}: run `python -m training.collect` first")
         self.ends = np.cumsum([len(self.open(seed)) for seed in self.seeds])
