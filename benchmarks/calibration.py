@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from training.encode import encoded, fingerprint
 from training.latents import LatentEpisode, Sequences, draw
-from training.rollouts import Driver, Recorder
+from training.rollouts import Driver, FrameRecorder
 from training.workers import here, map_jobs, weights_of
 from wm_gym.car_racing import CAR_RACING, ScriptedDriver
 from wm_gym.policies import ActionBursts, RandomPolicy
@@ -50,7 +50,7 @@ def real_drive(world_model: str, job: tuple[int, int]) -> LatentEpisode:
     i, seed = job
     model = WorldModel.from_pretrained(here(world_model, "world_model"))
     task = model.config.task
-    env = Recorder(gym.wrappers.TimeLimit(make_env(task), task.max_episode_steps or 1000), model.config.frames)
+    env = FrameRecorder(gym.wrappers.TimeLimit(make_env(task), task.max_episode_steps or 1000), model.config.frames)
     observation, _ = env.reset(seed=seed)
     driving = task.env == CAR_RACING.env
     half_gas = np.array([0.0, 0.5, 0.0], np.float32)  # at full gas the wheels spin, and the car stays

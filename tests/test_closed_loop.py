@@ -11,7 +11,7 @@ from stable_baselines3 import PPO
 
 from training import closed_loop
 from training.closed_loop import BIN, alarms, compare
-from training.driving import Drive, Recorder, drive
+from training.driving import Drive, LatentRecorder, drive
 from wm_gym.car_racing import lap_reward
 from wm_gym.evaluate import EpisodeResult, make_lanes, rollout
 from wm_gym.models.controller import Controller
@@ -67,7 +67,7 @@ def test_a_lane_that_resets_leaves_the_records_of_others_alone(world_model_folde
     def lane():
         return gym.make(DREAM, world_model=world_model_folder, max_episode_steps=60)
 
-    recorder = Recorder(SyncVectorEnv([lane, lane], autoreset_mode=AutoresetMode.DISABLED), Z)
+    recorder = LatentRecorder(SyncVectorEnv([lane, lane], autoreset_mode=AutoresetMode.DISABLED), Z)
     results = list(rollout(recorder, Controller(), range(6)))
     recorder.close()
     assert len({result.steps for result in results}) > 1

@@ -257,7 +257,7 @@ def test_a_round_is_drawn_once_and_the_video_of_the_best_is_tracked(
         controller.save(rounds / f"{number:03d}" / "controller")
         write_json(rounds / f"{number:03d}" / "closed_loop.json", {"worst_track": SEED + 1})
         append_log(tmp_path / "rounds.jsonl", round_line(number, score, 0.0))
-        pictures.draw_round(tmp_path, SEED, 15)
+        pictures.draw_round(tmp_path, SEED, 15, best=0)
 
     finish(0, 100.0)
     best = [rounds / "000" / name for name in ("drive.mp4", "reconstructions.png", "gap.png", "strip.png")]
@@ -275,7 +275,7 @@ def test_a_round_is_drawn_once_and_the_video_of_the_best_is_tracked(
     tracked.assert_called_once()
 
     best[0].unlink()  # as if it had been killed before the video was there
-    pictures.draw_round(tmp_path, SEED, 15)
+    pictures.draw_round(tmp_path, SEED, 15, best=0)
     assert best[0].is_file()
     assert tracked.call_count == 2
 

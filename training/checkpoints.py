@@ -65,9 +65,9 @@ def segment(checkpoint: dict[str, Any] | None, epochs: int) -> tuple[int, int]:
     return (first, epochs) if checkpoint["epoch"] < last else (checkpoint["epoch"], epochs)
 
 
-def cosine(progress: float, low: float = 0.05) -> float:
-    """Return the factor of the learning rate, from 1 at progress 0 to ``low`` at 1."""
-    return low + (1 - low) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+def cosine(progress: float) -> float:
+    """Return the factor of the learning rate, from 1 at progress 0 to 0.05 at 1."""
+    return 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
 
 
 def randn(*shape: int) -> Any:

@@ -13,6 +13,7 @@ import itertools
 import time
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from training.files import alone
 from training.rollouts import (
     Driver,
     Episode,
-    Recorder,
+    FrameRecorder,
     episode_files,
     frames_file,
     keep_task,
@@ -109,11 +110,11 @@ class Patience(gym.Wrapper):
     def __init__(self, env: gym.Env, steps: int) -> None:
         super().__init__(env)
         self.steps = steps
-        self.done = self.waited = 0
+        self.visited = self.waited = 0
 
     def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         """Begin to wait."""
-        self.done = self.waited = 0
+        self.visited = self.waited = 0
         return self.env.reset(**kwargs)
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
@@ -122,14 +123,14 @@ class Patience(gym.Wrapper):
         counted = tiles(self.env)
         if counted is None:
             raise ValueError(f"{self.env} counts no progress to have patience for: use --patience 0")
-        self.waited = 0 if counted[0] > self.done else self.waited + 1
-        self.done = counted[0]
+        self.waited = 0 if counted[0] > self.visited else self.waited + 1
+        self.visited = counted[0]
         return observation, reward, terminated, truncated or self.waited >= self.steps, info
 
 
 def drive(job: Job) -> Driven:
     """Drive one episode."""
-    recorder = Recorder(make_env(job.task), job.version)
+    recorder = FrameRecorder(make_env(job.task), job.version)
     env: gym.Env = gym.wrappers.TimeLimit(recorder, job.max_steps)
     if job.patience:
         env = Patience(env, job.patience)
@@ -145,19 +146,9 @@ def drive(job: Job) -> Driven:
     return recorder.episode(job.seed, job.driver), np.stack(recorder.frames)
 
 
-@dataclass(frozen=True)
-class Replay:
-    """One job of a worker: draw the frames of an episode again; ``path`` is where it was kept."""
-
-    task: TaskConfig
-    path: Path
-    episode: Episode
-    version: str
-
-
 def draw_again(
     task: TaskConfig, path: Path, episode: Episode, version: str
-) -> tuple[Recorder, list[npt.NDArray[np.uint8]]]:
+) -> tuple[FrameRecorder, list[npt.NDArray[np.uint8]]]:
     """Drive an episode's actions again.
 
     Args:
@@ -172,7 +163,7 @@ def draw_again(
     Raises:
         RuntimeError: when the rewards differ from the recorded ones: this env is not the one that was recorded.
     """
-    env = Recorder(make_env(task), version)
+    env = FrameRecorder(make_env(task), version)
     frames = env.drive_again(episode.seed, episode.actions)
     env.close()
     if not env.earned(episode.rewards):
@@ -180,10 +171,11 @@ def draw_again(
     return env, frames
 
 
-def replay(job: Replay) -> Driven:
-    """Drive an episode's actions again; raises what `draw_again` does."""
-    env, _ = draw_again(job.task, job.path, job.episode, job.version)
-    return job.episode, np.stack(env.frames)
+def replay(task: TaskConfig, version: str, kept: tuple[Path, Episode]) -> Driven:
+    """Drive the actions of an episode, and where it was kept, again; raises what `draw_again` does."""
+    path, episode = kept
+    env, _ = draw_again(task, path, episode, version)
+    return episode, np.stack(env.frames)
 
 
 def new_drives(args: Args, task: TaskConfig) -> list[Job]:
@@ -233,8 +225,8 @@ def main(args: Args) -> list[Episode]:
         paths = [
             path for path in episode_files(args.out) if not frames_file(args.out, int(path.stem), args.frames).is_file()
         ]
-        again = [Replay(task, path, Episode.load(path), args.frames) for path in paths]
-        results, total = map_jobs(replay, again, args.workers, args.ray), len(again)
+        kept = [(path, Episode.load(path)) for path in paths]
+        results, total = map_jobs(partial(replay, task, args.frames), kept, args.workers, args.ray), len(kept)
     else:
         keep_task(args.out, task)
         drives, world_model = new_drives(args, task), None if args.world_model is None else str(args.world_model)

@@ -44,7 +44,7 @@ class Drive:
         return self.result.finished is False
 
 
-class Recorder(VectorWrapper):
+class LatentRecorder(VectorWrapper):
     """Keeps z and the rewards of the first episode of each seed.
 
     Args:
@@ -106,7 +106,7 @@ def drive(
     envs = make_lanes(env_id, min(lanes, len(seeds)), world_model=str(world_model), **kwargs)
     if isinstance(policy, str):
         policy = load_policy(policy, envs, seed=0)
-    recorder = Recorder(envs, WorldModel.from_pretrained(world_model).config.vae.latent_size)
+    recorder = LatentRecorder(envs, WorldModel.from_pretrained(world_model).config.vae.latent_size)
     results = tqdm(rollout(recorder, policy, seeds), total=len(seeds), desc=env_id, unit="episode")
     drives = [Drive(*recorder.finished[result.seed], result) for result in results]
     envs.close()
@@ -152,7 +152,7 @@ def _drive_alone(
     if member is not None:
         assert isinstance(policy, Controller)
         policy = policy.member(member)
-    recorder = Recorder(envs, WorldModel.from_pretrained(name).config.vae.latent_size)
+    recorder = LatentRecorder(envs, WorldModel.from_pretrained(name).config.vae.latent_size)
     (result,) = rollout(recorder, policy, [seed])
     envs.close()
     return Drive(*recorder.finished[seed], replace(result, index=index))

@@ -38,6 +38,11 @@ def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
         temporary.unlink(missing_ok=True)  # there still, if something went wrong: a full disk needs the room
 
 
+def copy_atomic(source: Path, target: Path) -> None:
+    """Copy a file, atomically."""
+    write_atomic(target, lambda file: file.write(source.read_bytes()))
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write ``content`` as indented JSON, atomically."""
     write_atomic(path, lambda file: file.write((json.dumps(content, indent=2, default=str) + "\n").encode()))
@@ -110,7 +115,7 @@ def leaves(settings: dict[str, Any], prefix: str = "", separator: str = ".") -> 
             yield f"{prefix}{name}", value
 
 
-def flags(settings: dict[str, Any], usual: dict[str, Any], alike: Collection[str] = ()) -> list[str]:
+def flags(settings: dict[str, Any], usual: dict[str, Any], alike: Collection[str]) -> list[str]:
     """Return the flags, as a command line takes them, of settings that differ from the usual ones.
 
     Args:

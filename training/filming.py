@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +10,10 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
-from moviepy.video.io.ffmpeg_writer import FFMPEG_VideoWriter
 from tqdm import tqdm
 
-from wm_gym.envs.rendering import enlarge
-from wm_gym.policies import Policy, State
+from wm_gym.envs.rendering import Video, enlarge
+from wm_gym.policies import Policy, PolicyState
 from wm_gym.world_model import WorldModelConfig
 
 COLUMNS = 10
@@ -47,7 +45,7 @@ class Hand:
 
     def __init__(self, policy: Policy) -> None:
         self.policy, self.start = policy, np.ones(1, dtype=bool)
-        self.state: State = None
+        self.state: PolicyState = None
 
     def __call__(self, observation: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
         """Return the action for the next observation."""
@@ -149,14 +147,7 @@ def write_video(path: Path, real: Frames, dream: Frames, config: WorldModelConfi
         dream: right.
         config: of the world model.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
-    height, width, _ = enlarge(real[0], config.picture).shape
-    try:
-        with FFMPEG_VideoWriter(str(temporary), (2 * width, height), config.task.fps) as writer:
-            for i in tqdm(range(max(len(real), len(dream))), desc=path.name, unit="frame"):
-                sides = [enlarge(frames[min(i, len(frames) - 1)], config.picture) for frames in (real, dream)]
-                writer.write_frame(np.hstack(sides))
-        temporary.rename(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with Video(path, config.task.fps) as video:
+        for i in tqdm(range(max(len(real), len(dream))), desc=path.name, unit="frame"):
+            sides = [enlarge(frames[min(i, len(frames) - 1)], config.picture) for frames in (real, dream)]
+            video.add(np.hstack(sides))

@@ -21,7 +21,9 @@ from torch import Tensor
 from tqdm import trange
 
 from training.checkpoints import cosine
+from wm_gym.checks import check_choice
 from wm_gym.doubt import Doubters
+from wm_gym.dream import SAMPLING
 from wm_gym.models.controller import ControllerConfig
 from wm_gym.models.memory import mixture_mode, put, sample_mixture, select
 from wm_gym.world_model import WorldModel
@@ -34,7 +36,7 @@ class Args:
     """How to ascend."""
 
     steps: int = 0
-    """of Adam, from zero, before CMA-ES starts; 0 for CMA-ES alone"""
+    """of Adam, from zero or from the parent, before CMA-ES starts; 0 for CMA-ES alone"""
     walkers: int = 128
     """dreams at a time"""
     acting: int = 60
@@ -81,8 +83,8 @@ TREMBLE = 0.9
 """Share of a tremble that is left a step later: it lasts for some ten steps."""
 
 
-ASKED = 4
-"""Steps from one look at how far memories disagree to the next: all of them would double the time."""
+DOUBT_EVERY = 4
+"""Steps from one look at how far memories disagree to the next: to look at each would double the time."""
 
 
 class LinearPolicy:
@@ -141,8 +143,7 @@ def ascend(
         raise ValueError(f"a look ahead needs walkers that act, got {args}")
     if args.disturbance < 0:
         raise ValueError(f"a disturbance is 0 or more, got {args}")
-    if sampling not in ("sample", "mode"):
-        raise ValueError(f'sampling must be "sample" or "mode", got {sampling!r}')
+    check_choice("sampling", sampling, SAMPLING)
     memory, reward, device = model.memory, model.config.reward, model.device
     if objective.doubt and not model.doubters:
         raise ValueError("a price of doubt needs a world model with doubters, as training.loop --memories 2 makes it")
@@ -150,7 +151,7 @@ def ascend(
     policy = LinearPolicy(parameters, config, device)
     optimizer = torch.optim.Adam([policy.rows], lr=args.learning_rate)
     generator = torch.Generator().manual_seed(seed)
-    latents, n = model.config.vae.latent_size, args.walkers
+    latent_size, n = model.config.vae.latent_size, args.walkers
 
     def uniform(*shape: int) -> Tensor:
         return torch.rand(*shape, generator=generator).to(device)
@@ -160,7 +161,11 @@ def ascend(
         tuple(part.clone() for part in model.start_states[1]),  # cloned: inference tensors take no part in gradients
         torch.from_numpy(model.starts.gained).to(device),
     )
-    z, state, gained = torch.zeros(n, latents, device=device), memory.initial_state(n), torch.zeros(n, device=device)
+    z, state, gained = (
+        torch.zeros(n, latent_size, device=device),
+        memory.initial_state(n),
+        torch.zeros(n, device=device),
+    )
     following = doubters.initial_state(n)
     start_following = tuple(part.clone() for part in (model.doubter_states if objective.doubt else ()))
     ahead = args.acting + args.coasting
@@ -188,13 +193,13 @@ def ascend(
                 followed = doubters.step(dreamt, action, followed)
                 memorised = memory.step(dreamt, action, memorised)
                 prediction = memory.predict(memory.hidden(memorised))
-                if objective.doubt and t % ASKED == ASKED - 1:
-                    paid = paid - objective.doubt * ASKED * alive * doubters.disagreement(prediction, followed)
-                noise = torch.randn(n, latents, generator=generator).to(device)
+                if objective.doubt and t % DOUBT_EVERY == DOUBT_EVERY - 1:
+                    paid = paid - objective.doubt * DOUBT_EVERY * alive * doubters.disagreement(prediction, followed)
+                noise = torch.randn(n, latent_size, generator=generator).to(device)
                 if sampling == "mode":
                     dreamt = mixture_mode(prediction)
                 else:
-                    dreamt = sample_mixture(prediction, temperature, uniform(n, latents), noise)
+                    dreamt = sample_mixture(prediction, temperature, uniform(n, latent_size), noise)
                 ending = prediction.end_logit.sigmoid()
                 earning = alive if reward.end is None else alive * (1 - ending)
                 pay = earning * prediction.gain * reward.scale
@@ -215,13 +220,12 @@ def ascend(
                     z, state = dreamt.detach(), tuple(part.detach() for part in memorised)
                     following = tuple(part.detach() for part in followed)
                     gained, survival = count, alive.detach()
-            for group in optimizer.param_groups:
-                group["lr"] = args.learning_rate * cosine(step / args.steps)
+            optimizer.param_groups[0]["lr"] = args.learning_rate * cosine(step / args.steps)
             optimizer.zero_grad()
             (price / args.acting - paid.mean() / ahead).backward()
             if z_only:
                 assert policy.rows.grad is not None
-                policy.rows.grad[:, latents:-1] = 0
+                policy.rows.grad[:, latent_size:-1] = 0
             norm = torch.nn.utils.clip_grad_norm_([policy.rows], 1.0)
             if not norm.isfinite():
                 raise FloatingPointError(

@@ -100,10 +100,10 @@ def load_latents(folder: Path, fingerprint: str) -> list[LatentEpisode]:
 
 
 def split(episodes: Sequence[LatentEpisode], held_out: int) -> tuple[list[LatentEpisode], list[LatentEpisode]]:
-    """Return the episodes that are trained on, and those that are only validated on.
+    """Return the episodes that are trained on, and those that are held out: the seeds that ``held_out`` divides.
 
-    These are every so many-th seed, whichever other episodes there are: what was trained on once is never held out. Of
-    too few episodes the first one is held out, and trained on too if it is alone.
+    So whichever other episodes come, what was trained on once is never held out. Where it divides none, the first
+    episode is held out; a lone episode is in both parts.
     """
     apart = [each for each in episodes if each.seed % held_out == 0] or list(episodes[:1])
     seeds = {each.seed for each in apart}
@@ -118,8 +118,8 @@ class Sequences:
         mu, logvar: ``(B, T + 1, Z)``.
         actions: ``(B, T, A)``.
         gains, ended, valid: ``(B, T)``; ``valid`` is 0 where an episode is over.
-        paid: ``(B, T)``, 1 where a gain is paid: not where an episode is over, nor at an end that pays a price of its
-            own; counts are counted there too.
+        paid: ``(B, T)``, 1 where M learns the gain. It is 0 where an episode is over, and at an end that pays
+            ``reward.end`` instead of a gain; where gains are counts, as CarRacing's tiles, such an end counts too.
     """
 
     mu: Tensor
@@ -165,8 +165,8 @@ def draw(part: Sequences, latent: str, generator: torch.Generator) -> Tensor:
 def reward_of(episodes: Sequence[LatentEpisode], task: TaskConfig) -> RewardConfig:
     """Return how dreams of a task pay, as the real episodes do.
 
-    CarRacing's gains are tiles. Those of other envs are their rewards, standardised; what the last step pays is a price
-    of its own if it was the same in all episodes that ended, and not what each step pays.
+    CarRacing's gains are tiles. Those of other envs are their rewards, standardised; if all steps that ended an episode
+    paid the same, that is what an end pays, ``end``, instead of a gain.
     """
     if task.env == CAR_RACING.env:
         return lap_reward(float(np.mean([episode.goal for episode in episodes])))

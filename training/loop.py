@@ -26,7 +26,7 @@ from tqdm import tqdm
 from training import collect, encode, gradient, open_loop, train_controller, train_rnn, train_vae
 from training.checkpoints import append_log, read_log
 from training.files import alone, keep_settings, write_json
-from training.pictures import draw_progress, draw_round
+from training.pictures import draw_progress, draw_round, round_folder
 from training.presets import FREE, MOST_CANDIDATES, SEED_TRACKS, Args, parse
 from training.rollouts import Episode, check_mirror, episode_files, parse_task
 from training.seeds import TRAINING_SEEDS, VALIDATION_SEEDS, take
@@ -61,9 +61,9 @@ class Timer:
         write_json(self.path, self.seconds)
 
 
-def first_drives(args: Args) -> list[collect.Args]:
-    """Return what to collect before there is a controller."""
-    common = collect.Args(
+def drives(args: Args, **settings: Any) -> collect.Args:
+    """Return how to collect drives of a run, with further settings of `collect`."""
+    return collect.Args(
         out=args.run / "rollouts",
         env=args.env,
         env_kwargs=args.env_kwargs,
@@ -71,18 +71,17 @@ def first_drives(args: Args) -> list[collect.Args]:
         workers=args.workers,
         ray=args.ray,
         frames=args.vae.frames,
+        **settings,
     )
-    random = args.random_episodes
+
+
+def first_drives(args: Args) -> list[collect.Args]:
+    """Return what to collect before there is a controller."""
+    random, steps, patience = args.random_episodes, args.max_steps, args.own_patience
+    scripted = {"policy": "scripted-varied", "burst_rate": 0.01, "max_steps": steps, "patience": patience}
     return [
-        replace(common, episodes=random, burst_rate=1.0, burst_length=args.random_hold, max_steps=args.random_steps),
-        replace(
-            common,
-            episodes=random + args.scripted_episodes,
-            policy="scripted-varied",
-            burst_rate=0.01,
-            max_steps=args.max_steps,
-            patience=args.own_patience,
-        ),
+        drives(args, episodes=random, burst_rate=1.0, burst_length=args.random_hold, max_steps=args.random_steps),
+        drives(args, episodes=random + args.scripted_episodes, **scripted),
     ]
 
 
@@ -100,14 +99,11 @@ def memories(args: Args) -> list[Path]:
 
 def own_drives(args: Args, number: int) -> collect.Args:
     """Return what the candidates of round ``number`` are to drive, in turn."""
-    folder = args.run / "rounds" / f"{number:03d}"
+    folder = round_folder(args.run, number)
     others = len(episode_files(args.run / "rollouts")) - len(driven_seeds(args, number))
-    return collect.Args(
-        out=args.run / "rollouts",
-        env=args.env,
-        env_kwargs=args.env_kwargs,
+    return drives(
+        args,
         episodes=others + args.own_episodes,
-        first_seed=args.seed * SEED_TRACKS,
         policy=str(folder / "population"),
         members=args.candidates,
         own=True,
@@ -115,15 +111,12 @@ def own_drives(args: Args, number: int) -> collect.Args:
         burst_rate=args.own_burst_rate,
         max_steps=args.max_steps,
         patience=args.own_patience,
-        workers=args.workers,
-        ray=args.ray,
-        frames=args.vae.frames,
     )
 
 
 def find_candidates(args: Args, number: int) -> None:
     """Seek controllers in a round's dream; those that hard dreams pay best, and all refined ones, are a population."""
-    folder = args.run / "rounds" / f"{number:03d}"
+    folder = round_folder(args.run, number)
     model, found = str(folder / "world_model"), []
     refined = args.refined if number else 0
     if refined:
@@ -133,10 +126,10 @@ def find_candidates(args: Args, number: int) -> None:
     temperatures += np.geomspace(args.coolest, args.hottest, refined + 2)[1:-1].round(3).tolist()
     for i, temperature in enumerate(temperatures):
         out, seed = folder / "sought" / str(i), args.seed * SEED_TRACKS + number * args.sought + i
-        how: dict[str, Any] = {"world_model": model, "out": out, "temperature": temperature, "tf32": args.tf32}
+        seeking = replace(args.controller, world_model=model, out=out, temperature=temperature, seed=seed)
         if i >= others:
-            how |= {"parent": str(args.run / "best" / "controller"), "gradient": args.refine}
-        train_controller.main(replace(args.controller, **how, seed=seed))
+            seeking = replace(seeking, parent=str(args.run / "best" / "controller"), gradient=args.refine)
+        train_controller.main(replace(seeking, tf32=args.tf32))
         found.append(Controller.from_pretrained(out / "controller"))
     parameters = np.stack([each.parameters for each in found])
     paid = train_controller.hard_dreams(model, parameters, found[0].config, args.max_steps)
@@ -151,15 +144,15 @@ def find_candidates(args: Args, number: int) -> None:
 def driven_seeds(args: Args, number: int) -> set[int]:
     """Return the tracks that the candidates of round ``number`` drove."""
     episodes = (Episode.load(path) for path in episode_files(args.run / "rollouts"))
-    population = ("rounds", f"{number:03d}", "population")
-    return {each.seed for each in episodes if Path(each.driver.policy).parts[-3:] == population}
+    population = round_folder(Path(), number) / "population"  # the run's folder may have been moved since
+    return {each.seed for each in episodes if Path(each.driver.policy).parts[-3:] == population.parts}
 
 
 def vae_epochs(args: Args, number: int) -> int:
     """Return how many epochs V is trained for by round ``number``: more where it does not know the newest frames."""
     if number == 0:
         return args.vae.epochs
-    note = args.run / "rounds" / f"{number:03d}" / "vae.json"
+    note = round_folder(args.run, number) / "vae.json"
     if not note.is_file():
         ratio = train_vae.novelty(args.run / "rollouts", args.run / "vae", driven_seeds(args, number - 1))
         more = args.vae_epochs + args.vae.decoder_epochs if ratio > args.vae_tolerance else 0
@@ -169,27 +162,24 @@ def vae_epochs(args: Args, number: int) -> int:
 
 def run_round(args: Args, number: int) -> dict[str, Any]:
     """Run one round, or what is missing of it, and return its line of the log."""
-    run, kept = args.run, args.run / "rounds" / f"{number:03d}"
+    run, kept = args.run, round_folder(args.run, number)
     timer = Timer(kept / "seconds.json")
     with timer("collect"):
-        for drives in first_drives(args):
-            collect.main(drives)
-        how: dict[str, Any] = {"workers": args.workers, "ray": args.ray, "frames": args.vae.frames}
-        collect.main(collect.Args(out=run / "rollouts", replay=True, **how))
+        for first in first_drives(args):
+            collect.main(first)
+        collect.main(drives(args, replay=True))
     with timer("vae"):
-        epochs = vae_epochs(args, number)
-        data: dict[str, Any] = {"rollouts": run / "rollouts", "out": run / "vae"}
-        train_vae.main(replace(args.vae, **data, tf32=args.tf32, epochs=epochs, seed=args.seed))
+        vae = replace(args.vae, rollouts=run / "rollouts", out=run / "vae", epochs=vae_epochs(args, number))
+        train_vae.main(replace(vae, tf32=args.tf32, seed=args.seed))
     with timer("encode"):
-        looked: dict[str, Any] = {"mirror": args.mirror, "device": args.vae.device}
-        encode.main(encode.Args(run / "rollouts", run / "vae", run / "latents", **looked))
+        encoding = encode.Args(run / "rollouts", run / "vae", run / "latents")
+        encode.main(replace(encoding, mirror=args.mirror, device=args.vae.device))
     with timer("rnn"):
-        epochs = args.rnn.epochs + number * args.rnn_epochs
-        rate = args.rnn_learning_rate if number else args.rnn.learning_rate
-        how = {"mirror": args.mirror, "tf32": args.tf32, "latents": run / "latents"}
-        how |= {"epochs": epochs, "learning_rate": rate}
+        rnn = replace(args.rnn, latents=run / "latents", epochs=args.rnn.epochs + number * args.rnn_epochs)
+        rnn = replace(rnn, learning_rate=args.rnn_learning_rate if number else args.rnn.learning_rate)
         for i, out in enumerate(memories(args)):
-            train_rnn.main(replace(args.rnn, **how, out=out, seed=args.seed + i * MEMORY_SEEDS))
+            seed = args.seed + i * MEMORY_SEEDS
+            train_rnn.main(replace(rnn, out=out, seed=seed, mirror=args.mirror, tf32=args.tf32))
     # the population is saved last: once it is there, its drives must not change the dream that it came from
     if not (kept / "population").is_dir():
         model = kept / "world_model"
@@ -255,7 +245,7 @@ def main(args: Args) -> dict[str, Any]:
     for number in range(len(read_log(log)), args.rounds):
         line = run_round(args, number)
         append_log(log, line)
-        for state in (args.run / "rounds" / f"{number:03d}").glob(f"sought/*/{train_controller.STATE}"):
+        for state in round_folder(args.run, number).glob(f"sought/*/{train_controller.STATE}"):
             state.unlink()  # megabytes, of use to an interrupted round only
         track("loop", line)
         tqdm.write(f"round {number}: real {line['real']['mean']:.0f}, dream {line['dream']['mean']:.0f}")

@@ -30,9 +30,9 @@ from minari.dataset.minari_storage import MinariStorage
 from minari.storage.datasets_root_dir import get_dataset_path
 from tqdm import tqdm
 
-from training.collect import draw_again
+from training.collect import Driven, draw_again
 from training.files import alone
-from training.rollouts import Driver, Episode, Recorder, episode_files, load_task
+from training.rollouts import Driver, Episode, FrameRecorder, episode_files, load_task, save_frames
 from training.seeds import HELD_OUT_SEEDS
 from training.workers import map_jobs
 from wm_gym.car_racing import CAR_RACING
@@ -138,22 +138,21 @@ class Given:
     index: int
     seed: int
     driver: Driver
-    out: Path
     version: str
 
 
-def take(job: Given) -> Episode | str:
-    """Save an episode of a dataset as one of ours, and return it, or why it can't be taken."""
+def take(job: Given) -> Driven | str:
+    """Drive an episode of a dataset as one of ours, and return it and its frames, or why it can't be taken."""
     given = open_dataset(job.dataset)[job.index]
     actions, allowed = np.asarray(given.actions, dtype=np.float32), CAR_RACING.actions
     if not len(actions) or not ((actions >= allowed.low) & (actions <= allowed.high)).all():
         return f"no actions, or others than {allowed.space}"
-    env = Recorder(make_env(CAR_RACING), job.version)
+    env = FrameRecorder(make_env(CAR_RACING), job.version)
     env.drive_again(job.seed, actions)
     env.close()
     if not env.earned(given.rewards) or env.terminated != given.terminations[-1]:
         return "the actions do not earn the rewards on this CarRacing-v3"
-    return env.save(job.out, job.seed, job.driver)
+    return env.episode(job.seed, job.driver), np.stack(env.frames)
 
 
 def open_dataset(name: str) -> minari.MinariDataset:
@@ -203,13 +202,16 @@ def import_dataset(args: Import) -> list[Episode]:
             left_out[TAKEN] += 1
         else:
             taken.add(seed)
-            jobs.append(Given(args.dataset, index, seed, driver, args.out, args.frames))
+            jobs.append(Given(args.dataset, index, seed, driver, args.frames))
     episodes = []
     for result in tqdm(map_jobs(take, jobs, args.workers), total=len(jobs), desc="import", unit="episode"):
         if isinstance(result, str):
             left_out[result] += 1
-        else:
-            episodes.append(result)
+            continue
+        episode, frames = result
+        save_frames(args.out, episode.seed, args.frames, frames)
+        episode.save(args.out)  # last: its file says that all is there
+        episodes.append(episode)
     summary = "; ".join([f"{len(episodes)} imported", *(f"{count} left out: {why}" for why, count in left_out.items())])
     if not episodes and not left_out[TAKEN]:
         raise ValueError(f"{args.dataset}: no episode can be imported: {summary}")

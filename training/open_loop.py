@@ -77,9 +77,7 @@ def on_road(frames: npt.NDArray[np.uint8], version: str) -> npt.NDArray[np.bool_
 @torch.inference_mode()
 def _decode(model: WorldModel, z: Tensor) -> npt.NDArray[np.uint8]:
     """Decode latents ``(n, Z)`` to frames ``(n, 64, 64, 3)``."""
-    return np.concatenate(
-        [(model.vae.decode(part) * 255).round().to(torch.uint8).cpu().numpy() for part in z.split(64)]
-    )
+    return np.concatenate([model.vae.frames(part) for part in z.split(64)])
 
 
 def rmse(first: npt.NDArray[np.uint8], second: npt.NDArray[np.uint8]) -> float:

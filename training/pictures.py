@@ -192,27 +192,29 @@ def draw_drives(folder: Path, seed: int, steps: int, video: bool) -> None:
     dream.close()
 
 
+def round_folder(run: Path, number: int) -> Path:
+    """Return the folder of a round of a run."""
+    return run / "rounds" / f"{number:03d}"
+
+
 def draw_progress(run: Path) -> None:
     """Draw the curves and the scores of a run so far."""
     save_figure(curves(run), run / "curves.png")
     save_figure(rounds(read_log(run / "rounds.jsonl")), run / "rounds.png")
 
 
-def draw_round(run: Path, seed: int, steps: int, best: int | None = None) -> None:
+def draw_round(run: Path, seed: int, steps: int, best: int) -> None:
     """Draw the curves and scores of a run, and what is missing of its last and its best round; log a new video.
 
     Args:
         run: the loop's folder, with at least one finished round.
         seed: of the real track to drive.
         steps: of a drive at most.
-        best: number of the best round; by default the one with the greatest real mean.
+        best: number of the best round.
     """
     draw_progress(run)
-    lines = read_log(run / "rounds.jsonl")
-    if best is None:
-        best = max(lines, key=lambda line: line["real"]["mean"])["round"]
-    for number in sorted({best, lines[-1]["round"]}):
-        folder = run / "rounds" / f"{number:03d}"
+    for number in sorted({best, read_log(run / "rounds.jsonl")[-1]["round"]}):
+        folder = round_folder(run, number)
         video = number == best and not (folder / "drive.mp4").is_file()
         if video or not (folder / "strip.png").is_file():
             draw_drives(folder, seed, steps, video)

@@ -160,7 +160,7 @@ def save_frames(folder: Path, seed: int, version: str, frames: npt.NDArray[np.ui
     write_atomic(frames_file(folder, seed, version), lambda file: np.save(file, frames))
 
 
-class Recorder(gym.Wrapper):
+class FrameRecorder(gym.Wrapper):
     """Keeps what passes through an env of frames: encoder inputs, actions, rewards and counts of the present episode.
 
     It sits directly on the env, below the latent wrappers, so it sees the very actions that the env got.
@@ -172,14 +172,14 @@ class Recorder(gym.Wrapper):
         self.frames: list[npt.NDArray[np.uint8]] = []
         self.actions: list[npt.NDArray[Any]] = []
         self.rewards: list[float] = []
-        self.done: list[int] = []
+        self.visited: list[int] = []
         self.goal = 0
         self.terminated = self.finished = False
 
     def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         """Start a new record."""
         observation, info = self.env.reset(**kwargs)
-        self.frames, self.actions, self.rewards, self.done = [encoder_input(observation, self.version)], [], [], []
+        self.frames, self.actions, self.rewards, self.visited = [encoder_input(observation, self.version)], [], [], []
         self.terminated = self.finished = False
         return observation, info
 
@@ -189,8 +189,8 @@ class Recorder(gym.Wrapper):
         self.frames.append(encoder_input(observation, self.version))
         self.actions.append(np.array(action, dtype=self.action_space.dtype))
         self.rewards.append(float(reward))
-        done, self.goal = tiles(self.env) or (0, 0)
-        self.done.append(done)
+        visited, self.goal = tiles(self.env) or (0, 0)
+        self.visited.append(visited)
         self.terminated, self.finished = terminated, bool(self.goal and terminated and info["lap_finished"])
         return observation, reward, terminated, truncated, info
 
@@ -208,16 +208,9 @@ class Recorder(gym.Wrapper):
             seed=seed,
             actions=np.stack(self.actions),
             rewards=np.array(self.rewards, dtype=np.float32),
-            counts=np.diff(np.array(self.done), prepend=0).astype(np.int16),
+            counts=np.diff(np.array(self.visited), prepend=0).astype(np.int16),
             goal=self.goal,
             terminated=self.terminated,
             finished=self.finished,
             driver=driver,
         )
-
-    def save(self, folder: Path, seed: int, driver: Driver) -> Episode:
-        """Write the frames, then the episode (whose file says that all is there), and return it."""
-        save_frames(folder, seed, self.version, np.stack(self.frames))
-        episode = self.episode(seed, driver)
-        episode.save(folder)
-        return episode

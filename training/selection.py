@@ -6,15 +6,14 @@ import json
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
-from shutil import copyfileobj
 from typing import Any
 
 from training import closed_loop
 from training.checkpoints import append_log, read_log
 from training.driving import drive
-from training.files import flags, write_atomic
+from training.files import copy_atomic, flags
+from training.pictures import round_folder
 from training.presets import PRESETS, Args
 from training.seeds import VALIDATION_SEEDS, take
 from wm_gym.card import data_label
@@ -35,7 +34,7 @@ def validate(args: Args, number: int, candidate: int, tracks: int) -> dict[str, 
         candidate: of the round's.
         tracks: number of them.
     """
-    kept, folder = args.run / "rounds" / f"{number:03d}", candidate_folder(args.run, number, candidate)
+    kept, folder = round_folder(args.run, number), candidate_folder(args.run, number, candidate)
     controller, model = Controller.from_pretrained(folder / "controller"), kept / "world_model"
     dream, real = env_ids(model)
     seeds, steps = take(VALIDATION_SEEDS, tracks), args.max_steps
@@ -49,7 +48,7 @@ def validate(args: Args, number: int, candidate: int, tracks: int) -> dict[str, 
 
 def candidate_folder(run: Path, number: int, candidate: int) -> Path:
     """Return the folder of a candidate of round ``number``."""
-    return run / "rounds" / f"{number:03d}" / "candidates" / str(candidate)
+    return round_folder(run, number) / "candidates" / str(candidate)
 
 
 def _best(lines: Iterable[dict[str, Any]]) -> dict[str, Any]:
@@ -62,8 +61,7 @@ def _settle(run: Path, best: dict[str, Any]) -> None:
     kept = folder.parent.parent
     Controller.from_pretrained(folder / "controller").save(kept / "controller")
     for name in ("closed_loop.json", "closed_loop.png"):
-        with (folder / name).open("rb") as drawn:
-            write_atomic(kept / name, partial(copyfileobj, drawn))
+        copy_atomic(folder / name, kept / name)
 
 
 def choose(args: Args, number: int) -> dict[str, Any]:

@@ -105,7 +105,7 @@ def evaluate(
 ) -> npt.NDArray[np.float64]:
     """Return each member's mean score over the seeds, ``(M,)``, for parameters ``(M, P)``.
 
-    Member by seed, the episodes fill the lanes in order, as often as it takes.
+    All episodes, each member's over all seeds, run in batches of as many as there are lanes.
     """
     jobs = [(member, int(seed)) for member in range(len(members)) for seed in seeds]
     scores = np.zeros((len(members), len(seeds)))

@@ -212,8 +212,7 @@ def main(args: Args) -> Path:
     weights = torch.tensor([1.0, args.gain_weight, args.end_weight], device=device)
     with tqdm(total=args.epochs, initial=done, desc="M", unit="epoch") as bar:
         for epoch in range(done, args.epochs):
-            for group in optimizer.param_groups:
-                group["lr"] = args.learning_rate * cosine((epoch - first) / (last - first))
+            optimizer.param_groups[0]["lr"] = args.learning_rate * cosine((epoch - first) / (last - first))
             rng = np.random.default_rng((args.seed, epoch))
             noise = torch.Generator().manual_seed(int(rng.integers(2**62)))
             # batches of episodes of similar length waste little on padding

@@ -112,21 +112,20 @@ class FrameSet:
 
 
 @torch.inference_mode()
-def novelty(rollouts: Path, vae: Path, newest: Collection[int], sampled: int = 1000) -> float:
+def novelty(rollouts: Path, vae: Path, newest: Collection[int]) -> float:
     """Return V's squared error on frames of the newest episodes, over that on frames of all others.
 
     Args:
         rollouts: folder of episodes with cached frames.
         vae: folder of V's checkpoint.
         newest: their seeds.
-        sampled: frames of each kind that are looked at.
     """
     checkpoint = load_checkpoint(vae / "checkpoint.pt")
     model = load_vae(checkpoint)
     seeds = [int(path.stem) for path in episode_files(rollouts)]
     errors = []
     for part in ([seed for seed in seeds if seed in newest], [seed for seed in seeds if seed not in newest]):
-        batch = FrameSet(rollouts, checkpoint["frames"], part).sample(sampled)
+        batch = FrameSet(rollouts, checkpoint["frames"], part).sample(1000)
         errors.append(float(squared_error(model.decode(model.encode(batch)[0]), batch).mean()))
     return errors[0] / errors[1]
 
@@ -162,10 +161,9 @@ def main(args: Args) -> Path:
         totals = np.zeros(2)
         with tqdm(batches, desc=f"VAE epoch {epoch + 1}/{total}", unit="batch") as bar:
             for i, indices in enumerate(bar):
-                for group in optimizer.param_groups:
-                    now = epoch + i / len(batches)
-                    progress = (now - first) / (last - first) if whole else (now - args.epochs) / args.decoder_epochs
-                    group["lr"] = args.learning_rate * cosine(progress)
+                now = epoch + i / len(batches)
+                progress = (now - first) / (last - first) if whole else (now - args.epochs) / args.decoder_epochs
+                optimizer.param_groups[0]["lr"] = args.learning_rate * cosine(progress)
                 batch = frames[indices]
                 if args.mirror:
                     seen = rng.random(len(batch)) < 0.5

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from wm_gym.actions import ActionConfig
 from wm_gym.checks import check_flag, check_number, check_render_mode
-from wm_gym.policies import State, lanes_of
+from wm_gym.policies import PolicyState, lanes_of
 from wm_gym.reward import RewardConfig
 from wm_gym.seeding import stream
 from wm_gym.tasks import TaskConfig
@@ -150,10 +150,10 @@ class ScriptedDriver:
     def predict(
         self,
         observation: np.ndarray,
-        state: State = None,
+        state: PolicyState = None,
         episode_start: np.ndarray | None = None,
         deterministic: bool = False,
-    ) -> tuple[np.ndarray, State]:
+    ) -> tuple[np.ndarray, PolicyState]:
         """Return the action for the env's present state; the observation is not looked at."""
         track = np.array(self.env.track)  # (N, 4): alpha, heading, x, y of each tile
         hull = self.env.car.hull

@@ -54,7 +54,7 @@ def check_options(options: Any, *known: str) -> dict[str, Any]:
     return dict.fromkeys(known) | given
 
 
-def check_running(running: bool | None) -> None:
+def check_running(running: bool) -> None:
     """Refuse a call that needs a running episode.
 
     Raises:

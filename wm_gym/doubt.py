@@ -1,4 +1,4 @@
-"""What dreams pay for doubt: further memories that follow them, and may expect something else."""
+"""What dreams pay for doubt: further memories, which take the same steps and may predict others next."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from wm_gym.models.memory import Memory, Prediction, State, disagreement, mixtur
 
 
 class Doubters:
-    """Memories that follow a dream and do not lead it: where they expect something else, no data told them the same.
+    """Memories that take each step of a dream, z and action, but z is never drawn from what they predict.
+
+    Where their predictions differ from those of the memory that dreams, the data did not say what happens.
 
     Their state is one tuple, one memory's parts after another's.
 

@@ -40,6 +40,10 @@ class Dream:
             it alone; None for never. The world model's doubters follow the dream where this or a penalty is given.
 
     Attributes:
+        z: present latents, ``(N, Z)``.
+        memory_state: the memory's, each part ``(N, ...)``.
+        gained: sum of the gains paid for so far where there is a goal, 0 elsewhere, ``(N,)``.
+        rngs: each lane's random stream.
         disagreement: about the last step, of doubters that follow or an ensemble's members, ``(N,)``; None where there
             is none, or before the first step.
 
@@ -73,18 +77,17 @@ class Dream:
         self.disagreement_penalty, self.disagreement_limit = float(disagreement_penalty), float(limit)
         self.disagreement: npt.NDArray[np.float64] | None = None
         self.world_model, self.lanes = world_model, lanes
-        self.starts = starts
         self.reward, self.device = world_model.config.reward, world_model.device
         length = world_model.starts.length
         self.choices = np.flatnonzero(length == 0) if starts == "episode" else np.arange(len(length))
-        latents = world_model.config.vae.latent_size
-        self.z = torch.zeros(lanes, latents, device=self.device)
+        latent_size = world_model.config.vae.latent_size
+        self.z = torch.zeros(lanes, latent_size, device=self.device)
         self.memory_state = world_model.memory.initial_state(lanes)
         self.doubter_state = self.doubters.initial_state(lanes)
         self.gained = np.zeros(lanes, dtype=np.float32)
         self.rngs: list[np.random.Generator] = [np.random.default_rng() for _ in range(lanes)]
         # each row: Z uniforms that choose components, one for the end, Z normals
-        self.noise = np.zeros((lanes, NOISE_BLOCK, 2 * latents + 1), dtype=np.float32)
+        self.noise = np.zeros((lanes, NOISE_BLOCK, 2 * latent_size + 1), dtype=np.float32)
         self.cursor = np.full(lanes, NOISE_BLOCK)
 
     def set_sampling(self, temperature: float, sampling: str) -> None:
@@ -176,9 +179,9 @@ class Dream:
         Returns:
             reward ``(N,)``, whether the memory ended the episode, and whether it reached the goal.
         """
-        memory, reward, done = self.world_model.memory, self.reward, torch.from_numpy(actions).to(self.device)
-        self.doubter_state = self.doubters.step(self.z, done, self.doubter_state)
-        self.memory_state = memory.step(self.z, done, self.memory_state)
+        memory, reward, action = self.world_model.memory, self.reward, torch.from_numpy(actions).to(self.device)
+        self.doubter_state = self.doubters.step(self.z, action, self.doubter_state)
+        self.memory_state = memory.step(self.z, action, self.memory_state)
         prediction = memory.predict(memory.hidden(self.memory_state))
         apart = prediction.disagreement
         if self.doubters.memories:
@@ -186,12 +189,12 @@ class Dream:
         if self.sampling == "mode":
             self.z, threshold = mixture_mode(prediction), np.full(self.lanes, 0.5, np.float32)
         else:
-            noise, latents = self._draw(running), self.z.shape[1]
+            noise, latent_size = self._draw(running), self.z.shape[1]
             drawn = torch.from_numpy(noise).to(self.device)
             self.z = sample_mixture(
-                prediction, self.temperature, uniform=drawn[:, :latents], normal=drawn[:, latents + 1 :]
+                prediction, self.temperature, uniform=drawn[:, :latent_size], normal=drawn[:, latent_size + 1 :]
             )
-            threshold = noise[:, latents]
+            threshold = noise[:, latent_size]
         # what follows are a few numbers a lane: numpy takes a fraction of torch's time for them
         ended = threshold < prediction.end_logit.sigmoid().cpu().numpy()
         gain, finished = prediction.gain.cpu().numpy(), np.zeros(self.lanes, dtype=bool)
@@ -212,9 +215,9 @@ class Dream:
         return self._present()[lanes]
 
     @torch.inference_mode()
-    def frames(self, lanes: Sequence[int] | slice = slice(None)) -> npt.NDArray[np.uint8]:
-        """Decode the present latents of some lanes to frames, uint8 ``(n, 64, 64, 3)``."""
-        return (self.world_model.vae.decode(self.z[lanes]) * 255).round().to(torch.uint8).cpu().numpy()
+    def frames(self) -> npt.NDArray[np.uint8]:
+        """Decode the present latents to frames, uint8 ``(N, 64, 64, 3)``."""
+        return self.world_model.vae.frames(self.z)
 
     def _present(self) -> DreamState:
         memory = self.memory_state + self.doubter_state

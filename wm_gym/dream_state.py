@@ -71,10 +71,10 @@ class DreamState:
         )
 
     def check(self, like: DreamState, goal: float | None) -> None:
-        """Raise ValueError unless this could be moments of the dreams that another state, of any lanes, is of.
+        """Raise ValueError unless parts, dtypes, shapes and ranges are those of a state of the same dreams.
 
         Args:
-            like: a state of these dreams.
+            like: a state of these dreams, of any number of lanes.
             goal: of their gains, if there is one.
         """
         if not isinstance(self.rngs, list) or not all(isinstance(rng, np.random.Generator) for rng in self.rngs):

@@ -1,6 +1,6 @@
 """The one function between an env's frame and the encoder's input.
 
-Collection, training, the wrappers and rendering all go through here, so a frame means the same everywhere.
+Collection, training and the wrappers all go through here, so a frame means the same everywhere.
 The artifact's config names the version it was trained with.
 """
 

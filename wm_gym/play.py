@@ -23,7 +23,8 @@ import torch
 
 import wm_gym
 from wm_gym.car_racing import keys_action
-from wm_gym.policies import State, lanes_of
+from wm_gym.envs.rendering import Video
+from wm_gym.policies import PolicyState, lanes_of
 
 NO_DISPLAY = ("offscreen", "dummy")
 """SDL's video drivers that show nothing; it takes the first when it finds no display."""
@@ -73,53 +74,14 @@ class Keyboard:
     def predict(
         self,
         observation: npt.NDArray[np.float32],
-        state: State = None,
+        state: PolicyState = None,
         episode_start: np.ndarray | None = None,
         deterministic: bool = False,
-    ) -> tuple[np.ndarray, State]:
+    ) -> tuple[np.ndarray, PolicyState]:
         """Return the action of the keys that are down, for every lane."""
         down = pygame.key.get_pressed()
         action = keys_action(*(down[key] for key in (pygame.K_LEFT, pygame.K_RIGHT, pygame.K_UP, pygame.K_DOWN)))
         return np.tile(action, (*lanes_of(observation, self.observation_space), 1)), state
-
-
-class Video:
-    """An .mp4 that stands at its path once it is whole: frames go to a file beside it, which is renamed on success.
-
-    Args:
-        path: of the video; an older one is replaced.
-        fps: frames a second.
-    """
-
-    def __init__(self, path: Path, fps: int) -> None:
-        self.path, self.fps = path, fps
-        self.partial = path.with_suffix(f".partial{path.suffix}")
-        self.writer: Any = None
-
-    def add(self, frame: npt.NDArray[np.uint8]) -> None:
-        """Append a frame ``(H, W, 3)``; all have the size of the first."""
-        if self.writer is None:
-            from moviepy.video.io.ffmpeg_writer import FFMPEG_VideoWriter
-
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.writer = FFMPEG_VideoWriter(str(self.partial), frame.shape[1::-1], self.fps, preset="veryfast")
-        self.writer.write_frame(frame)
-
-    def __enter__(self) -> Video:
-        return self
-
-    def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
-        if self.writer is None:
-            return
-        encoder = self.writer.proc
-        try:
-            self.writer.close()
-            if failure is None and encoder.returncode != 0:
-                raise OSError(f"ffmpeg could not finish {self.path}: exit status {encoder.returncode}")
-            if failure is None:
-                os.replace(self.partial, self.path)
-        finally:
-            self.partial.unlink(missing_ok=True)
 
 
 class Screen(gym.Wrapper):
@@ -218,7 +180,7 @@ def main(args: Args) -> None:
         policy = Keyboard(env.observation_space) if args.hands else wm_gym.load_policy(args.policy, env, args.seed)
     except (ValueError, TypeError, FileNotFoundError) as error:
         raise SystemExit(str(error)) from error
-    recording = Video(args.video, env.metadata["render_fps"]) if args.video else nullcontext()
+    recording = Video(args.video, env.metadata["render_fps"], "veryfast") if args.video else nullcontext()
     with recording as video, Screen(env, video) as screen:
         for episode in wm_gym.rollout(screen, policy, range(args.seed, args.seed + args.episodes)):
             lap = ", lap finished" if episode.finished else ""

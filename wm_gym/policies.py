@@ -11,7 +11,7 @@ import numpy as np
 from wm_gym.actions import draw_action, rescale
 from wm_gym.seeding import stream
 
-State = tuple[np.ndarray, ...] | None
+PolicyState = tuple[np.ndarray, ...] | None
 WEIGHTLESS = ("random", "scripted", "scripted-varied")
 """Names of policies that have no weights, for `load_policy`."""
 
@@ -23,11 +23,18 @@ class Policy(Protocol):
     def predict(
         self,
         observation: np.ndarray,
-        state: State = None,
+        state: PolicyState = None,
         episode_start: np.ndarray | None = None,
         deterministic: bool = False,
-    ) -> tuple[np.ndarray, State]:
-        """Return the action (or one per observation of a batch) and the policy's next recurrent state."""
+    ) -> tuple[np.ndarray, PolicyState]:
+        """Return the policy's action and its next recurrent state, for one observation or each of a batch.
+
+        Args:
+            observation: ``(D,)`` or ``(N, D)``.
+            state: what the last call returned, None at first.
+            episode_start: ``(N,)``, whether an observation is the first of its episode.
+            deterministic: take the likeliest action, where the policy draws them.
+        """
         ...
 
 
@@ -54,10 +61,10 @@ class RandomPolicy:
     def predict(
         self,
         observation: np.ndarray,
-        state: State = None,
+        state: PolicyState = None,
         episode_start: np.ndarray | None = None,
         deterministic: bool = False,
-    ) -> tuple[np.ndarray, State]:
+    ) -> tuple[np.ndarray, PolicyState]:
         """Return one action for each observation."""
         return draw_action(self.space, self.rng, lanes_of(observation, self.observation_space)), state
 
@@ -87,10 +94,10 @@ class ActionBursts:
     def predict(
         self,
         observation: np.ndarray,
-        state: State = None,
+        state: PolicyState = None,
         episode_start: np.ndarray | None = None,
         deterministic: bool = False,
-    ) -> tuple[np.ndarray, State]:
+    ) -> tuple[np.ndarray, PolicyState]:
         """Return the policy's action, or the burst's for every lane while one lasts."""
         action, state = self.policy.predict(observation, state, episode_start, deterministic)
         if self.left == 0 and self.rng.random() < self.rate:
@@ -116,10 +123,10 @@ class RescaledPolicy:
     def predict(
         self,
         observation: np.ndarray,
-        state: State = None,
+        state: PolicyState = None,
         episode_start: np.ndarray | None = None,
         deterministic: bool = False,
-    ) -> tuple[np.ndarray, State]:
+    ) -> tuple[np.ndarray, PolicyState]:
         """Return the policy's action, mapped."""
         action, state = self.policy.predict(observation, state, episode_start, deterministic)
         return rescale(action, self.space), state
@@ -135,7 +142,7 @@ def fit(policy: Any, observation_space: gym.Space, action_space: gym.Space, name
         name: of the policy, for messages.
 
     Raises:
-        ValueError: when it was made for other spaces.
+        ValueError: when it was made for other spaces, or learnt from normalised observations.
     """
     from wm_gym.models.controller import Controller
 
@@ -149,6 +156,12 @@ def fit(policy: Any, observation_space: gym.Space, action_space: gym.Space, name
         return policy
     if not (hasattr(policy, "observation_space") and hasattr(policy, "action_space")):
         return policy
+    normalize = getattr(policy, "get_vec_normalize_env", lambda: None)()
+    if normalize is not None and normalize.norm_obs:
+        raise ValueError(
+            f"the policy {name} learnt from normalised observations, and an env gives them as they are: train it with "
+            "VecNormalize(..., norm_obs=False)"
+        )
     seen = policy.observation_space == observation_space
     if seen and policy.action_space == action_space:
         return policy
@@ -167,14 +180,17 @@ def load_policy(name: str | Path, env: gym.Env | gym.vector.VectorEnv, seed: int
         name: "random", "scripted" or "scripted-varied" (privileged: read CarRacing's state; the seed draws one of
             many drivers), the name of a bundled controller ("car_racing"), a folder saved by `Controller.save` or
             the user/name of one on the Hugging Face Hub, which may come from anyone, or a Stable-Baselines3 ``.zip``,
-            which may not: it holds pickles, and loading one runs whatever code is in it. Load only zips that you trust.
+            which may not: it holds pickles, and loading one runs whatever code is in it. Load only zips that you trust,
+            of agents that learnt from observations as they are: a zip does not tell whether they were normalised.
         env: whose spaces the policy must fit; the scripted driver reads its state.
         seed: of a random policy's stream, and which of the varied drivers it is.
 
     Raises:
         FileNotFoundError: when there is no such zip.
         wm_gym.ArtifactError: when there is no such controller, or its files are not what they should be.
-        ValueError: when the policy does not fit the env's spaces.
+        ValueError: when the policy does not fit the env's spaces, or a zip's name no algorithm.
+        ImportError: when the package of a zip's algorithm is not installed.
+        TypeError: for a scripted driver of another env than CarRacing.
     """
     if isinstance(env, gym.vector.VectorEnv):
         observation_space, action_space = env.single_observation_space, env.single_action_space

@@ -37,7 +37,7 @@ class RewardConfig:
             raise ValueError(f"rewards are finite numbers up to {LARGEST_VALUE}, and a goal is above 0, got {self}")
 
     def gains(self, told: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
-        """Return gains for what real steps told: counts as they are, or rewards in the units of ``scale``."""
+        """Return the gains of real steps: recorded counts are gains; of rewards they are (r − per_step) / scale."""
         if self.goal is not None:
             return told
         return (told - self.per_step) / (self.scale or 1.0)

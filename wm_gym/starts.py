@@ -20,7 +20,7 @@ LONGEST_WINDOW, MOST_STATES, MOST_PRODUCTS = 1 << 12, 1 << 23, 1 << 37
 """Of starts that are loaded: steps of a window, values of states in all, and multiplications that lead up to them.
 Those of the bundled world model are 24, 356 thousand and 8 billion."""
 COPYING = 64
-"""Multiplications that take as long as a value of a state, which is copied at each step."""
+"""What copying a value of a state costs, which each step does, in multiplications."""
 
 
 @dataclass(frozen=True, eq=False)

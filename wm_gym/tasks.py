@@ -1,7 +1,7 @@
 """The real env that a world model dreams of: what an artifact says of it, and how it is made.
 
 Any Gymnasium env of Box or Discrete actions will do. One that does not observe pictures is seen as it renders itself.
-What is CarRacing's own is in `wm_gym.car_racing`.
+What is CarRacing's own is in `wm_gym.car_racing`, but for what its pixels show, in `wm_gym.frames`.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from wm_gym.artifact import LARGEST_VALUE, build
 from wm_gym.checks import check_render_mode
 
 ENV_ID = re.compile(r"(?!GymV2)([\w-]+/)?[\w.-]+-v\d+")
-"""What an env's id looks like in an artifact, which may come from anyone: no module is imported for it, nor by
-gymnasium's own envs that make one of another library."""
+"""What an env's id looks like in an artifact, which may come from anyone. "module:id" is refused, as gymnasium imports
+that module for it, and so are its GymV21 and GymV26 envs, which import another library's."""
 LARGEST_FRAME = 1 << 12
 """The greatest height or width of a frame."""
 FINISHED = ("lap_finished", "is_success")

@@ -217,6 +217,7 @@ class WorldModel:
 
         Raises:
             ConnectionError: when the Hub can't be reached, or does not let us.
+            FileExistsError: for a folder with a controller, which another world model would come beside.
             FileNotFoundError: when there is no folder ``results``.
             ImportError: without huggingface_hub, which the extra ``hub`` installs.
             ValueError: for what is neither a repository's name nor a folder, or a controller of other observations.

@@ -78,7 +78,7 @@ class VAELatentObservation(gym.ObservationWrapper, gym.utils.RecordConstructorAr
 
     @torch.inference_mode()
     def observation(self, observation: npt.NDArray[np.uint8]) -> Observation:
-        """Encode a frame."""
+        """Encode a frame, uint8 ``(H, W, 3)``, to z ``(Z,)``."""
         config = self.world_model.config
         self.frame = encoder_input(observation, config.frames)
         frame = torch.from_numpy(self.frame).unsqueeze(0)
@@ -117,7 +117,7 @@ class RNNHiddenObservation(gym.Wrapper, gym.utils.RecordConstructorArgs):
         self.observation_space = latent_space(config.latent_size + config.hidden_size)
         self._z = np.zeros(config.latent_size, np.float32)
         self._state = self.world_model.memory.initial_state(1)
-        self._running: bool | None = None  # None before the first reset
+        self._begun = self._running = False
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -125,7 +125,7 @@ class RNNHiddenObservation(gym.Wrapper, gym.utils.RecordConstructorArgs):
         """Reset the env and forget everything: h = 0."""
         self._z, info = self.env.reset(seed=seed, options=options)
         self._state = self.world_model.memory.initial_state(1)
-        self._running = True
+        self._begun = self._running = True
         return self._observation(), info
 
     def step(self, action: Any) -> tuple[Observation, Any, bool, bool, dict[str, Any]]:
@@ -155,15 +155,15 @@ class RNNHiddenObservation(gym.Wrapper, gym.utils.RecordConstructorArgs):
         Raises:
             gymnasium.error.ResetNeeded: before the first `reset`.
         """
-        check_running(self._running is not None)
-        z, done, goal = torch.from_numpy(self._z), tiles(self), self.world_model.config.reward.goal
-        gained = 0.0 if done is None or goal is None else done[0] / done[1] * goal
+        check_running(self._begun)
+        z, visited, goal = torch.from_numpy(self._z), tiles(self), self.world_model.config.reward.goal
+        gained = 0.0 if visited is None or goal is None else visited[0] / visited[1] * goal
         z = z.to(self.world_model.device).unsqueeze(0)
         return DreamState.of(z, self._state, gained, np.random.default_rng())[:]  # a copy
 
     def close(self) -> None:
         """End the episode, and close the env below; `reset` begins again."""
-        self._running = self._running and False
+        self._running = False
         super().close()
 
     def _observation(self) -> Observation:

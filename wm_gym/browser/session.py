@@ -17,7 +17,7 @@ from wm_gym.car_racing import keys_action
 from wm_gym.checks import check_number
 from wm_gym.dream import Dream
 from wm_gym.dream_state import STATE_LIMIT, DreamState
-from wm_gym.policies import State
+from wm_gym.policies import PolicyState
 
 HANDS = "you"
 """The driver at the keys."""
@@ -108,7 +108,7 @@ class Session:
         self.actions: list[tuple[float, ...]] = []
         self.replay: deque[tuple[float, ...]] = deque()
         self.parted: int | None = None
-        self.policy_state: State = None
+        self.policy_state: PolicyState = None
         self.paused = False
         self.start_track(seed)
 

@@ -128,7 +128,7 @@ class DreamEnv(Tempered, gym.Env):
         self.observation_space = latent_space(model.config.observation_size)
         self.action_space = self.task.actions.space
         self.render_mode = render_mode
-        self._running: bool | None = None  # None before the first reset
+        self._begun = self._running = False
         self._window: Window | None = None
 
     def reset(
@@ -152,7 +152,7 @@ class DreamEnv(Tempered, gym.Env):
         self.dream.reset(lane, [None if continues else self.np_random], starts, state)
         if continues:
             self.np_random = self.dream.rngs[0]
-        self._running = True
+        self._begun = self._running = True
         if self.render_mode == "human":
             self.render()
         return self.dream.observation[0], {}
@@ -183,7 +183,7 @@ class DreamEnv(Tempered, gym.Env):
         Raises:
             gymnasium.error.ResetNeeded: before the first `reset`.
         """
-        check_running(self._running is not None)
+        check_running(self._begun)
         return self.dream.get_state()
 
     def render(self) -> npt.NDArray[np.uint8] | None:  # type: ignore[override]
@@ -200,7 +200,7 @@ class DreamEnv(Tempered, gym.Env):
 
     def close(self) -> None:
         """End the episode, and close the window, if there is one; `reset` begins again."""
-        self._running = self._running and False
+        self._running = False
         if self._window is not None:
             self._window.close()
             self._window = None

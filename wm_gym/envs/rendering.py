@@ -1,8 +1,10 @@
-"""Showing frames to people; pygame is imported when the first frame is drawn."""
+"""Showing frames to people; pygame and moviepy are imported when the first frame is drawn or written."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -62,3 +64,46 @@ class Window:
             if pygame.display.get_surface() is self.screen:  # and not another env's
                 pygame.display.quit()
             self.screen = None
+
+
+class Video:
+    """An .mp4 that stands at its path once it is whole: frames go to a file beside it, which is renamed on success.
+
+    Args:
+        path: of the video; an older one is replaced.
+        fps: frames a second.
+        preset: of ffmpeg's encoder, such as "veryfast" for larger files in less time.
+
+    Raises:
+        OSError: at the end, when ffmpeg could not finish it.
+    """
+
+    def __init__(self, path: Path, fps: int, preset: str = "medium") -> None:
+        self.path, self.fps, self.preset = path, fps, preset
+        self.partial = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+        self.writer: Any = None
+
+    def add(self, frame: npt.NDArray[np.uint8]) -> None:
+        """Append a frame ``(H, W, 3)``; all have the size of the first."""
+        if self.writer is None:
+            from moviepy.video.io.ffmpeg_writer import FFMPEG_VideoWriter
+
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.writer = FFMPEG_VideoWriter(str(self.partial), frame.shape[1::-1], self.fps, preset=self.preset)
+        self.writer.write_frame(frame)
+
+    def __enter__(self) -> Video:
+        return self
+
+    def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
+        if self.writer is None:
+            return
+        encoder = self.writer.proc
+        try:
+            self.writer.close()
+            if failure is None and encoder.returncode != 0:
+                raise OSError(f"ffmpeg could not finish {self.path}: exit status {encoder.returncode}")
+            if failure is None:
+                os.replace(self.partial, self.path)
+        finally:
+            self.partial.unlink(missing_ok=True)

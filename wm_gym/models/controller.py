@@ -13,7 +13,7 @@ from gymnasium.spaces import Box
 
 from wm_gym import artifact
 from wm_gym.actions import ActionConfig
-from wm_gym.policies import State
+from wm_gym.policies import PolicyState
 
 
 @dataclass(frozen=True)
@@ -103,10 +103,10 @@ class Controller:
     def predict(
         self,
         observation: np.ndarray,
-        state: State = None,
+        state: PolicyState = None,
         episode_start: np.ndarray | None = None,
         deterministic: bool = False,
-    ) -> tuple[np.ndarray, State]:
+    ) -> tuple[np.ndarray, PolicyState]:
         """Return the action for an observation ``(D,)``, or actions for a batch ``(N, D)``; see `Policy`."""
         observation = np.asarray(observation, dtype=np.float32)
         action = (self.weight @ observation[..., None])[..., 0] + self.bias

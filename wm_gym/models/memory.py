@@ -1,4 +1,4 @@
-"""The seam behind which a memory lives: what envs, wrappers and training need of any recurrent world model."""
+"""The interface of M, a recurrent model of latents, whichever it is; and functions of the mixture that it predicts."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def mixture_mode(prediction: Prediction) -> Tensor:
 
 def mixture_mean(prediction: Prediction) -> Tensor:
     """Return the mean of each latent dimension's mixture, ``(..., Z)``."""
-    return (prediction.logits.softmax(-1) * prediction.mu).sum(-1)
+    return mixture_moments(prediction)[0]
 
 
 def mixture_spread(prediction: Prediction) -> Tensor:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -31,9 +33,6 @@ class VAEConfig:
 
 class Convolution(nn.Conv2d):
     """A convolution that computes a single frame's as a matrix product of its patches: faster than oneDNN's there."""
-
-    def __init__(self, features: int, filters: int, size: int, stride: int) -> None:
-        super().__init__(features, filters, size, stride)
 
     def forward(self, input: Tensor) -> Tensor:
         """Return ``(B, C, H, W)`` features of ``(B, F, H', W')``."""
@@ -104,6 +103,10 @@ class VAE(nn.Module):
     def decode(self, z: Tensor) -> Tensor:
         """Return frames in [0, 1], float ``(B, 64, 64, 3)``, for z ``(B, Z)``."""
         return self.decoder(z).float().permute(0, 2, 3, 1)
+
+    def frames(self, z: Tensor) -> npt.NDArray[np.uint8]:
+        """Decode z ``(B, Z)`` to frames as an encoder takes them, uint8 ``(B, 64, 64, 3)``."""
+        return (self.decode(z) * 255).round().to(torch.uint8).cpu().numpy()
 
 
 def to_unit(frames: Tensor) -> Tensor:
