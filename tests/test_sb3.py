@@ -5,7 +5,7 @@ from copy import deepcopy
 import gymnasium as gym
 import numpy as np
 import pytest
-from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorWrapper
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
@@ -128,6 +128,12 @@ def test_a_vector_env_that_resets_a_step_late_is_refused(world_model_folder):
         SB3VecEnv(gym.make_vec(DREAM, 2, world_model=world_model_folder))
 
 
+def test_a_vector_env_that_overwrites_observations_is_refused(world_model_folder):
+    lanes = [lambda: gym.make(DREAM, world_model=world_model_folder)] * 2
+    with pytest.raises(ValueError, match="copy=True"):
+        SB3VecEnv(SyncVectorEnv(lanes, copy=False, autoreset_mode=AutoresetMode.DISABLED))
+
+
 def test_actions_are_rescaled_to_the_envs_own_box(world_model_folder):
     plain, scaled = (make_sb3_vec(DREAM, 2, each, world_model=world_model_folder) for each in (False, True))
     assert plain.action_space == plain.envs.single_action_space
@@ -146,6 +152,10 @@ def test_attributes_and_methods(adapted, dummy):
     assert adapted.get_attr("metadata", indices=[1])[0]["render_fps"] == 50
     assert len(adapted.env_method("get_state")) == LANES
     assert adapted.env_is_wrapped(Monitor) == [False] * LANES
+    wrapped = SB3VecEnv(VectorWrapper(adapted.envs), rescale_actions=False)
+    wrapped.set_attr("temperature", 2.5)
+    assert adapted.get_attr("temperature") == wrapped.get_attr("temperature") == [2.5] * LANES
+    assert len(wrapped.env_method("get_state")) == LANES
     adapted.set_attr("note", "kept")
     assert adapted.get_attr("note", indices=2) == ["kept"]
     with pytest.raises(AttributeError):
@@ -179,15 +189,30 @@ def test_sb3s_wrappers_evaluation_and_a_saved_policy(world_model_folder, tmp_pat
 
 def test_agents_learn_on_bootstrapped_time_limits(world_model_folder):
     env = make_sb3_vec(DREAM, 4, world_model=world_model_folder, max_episode_steps=3)
-    seen = []
+    paid, steps = [], env.step
+
+    def step(actions):
+        observation, rewards, dones, infos = steps(actions)
+        paid.append((rewards.copy(), infos))  # A2C adds to the rewards
+        return observation, rewards, dones, infos
+
+    env.step = step
+    cut = []
 
     class Spy(A2C):
         def train(self):
-            seen.append(self.rollout_buffer.rewards.copy())
+            for (rewards, infos), learnt in zip(paid, self.rollout_buffer.rewards, strict=True):
+                for reward, info, its in zip(rewards, infos, learnt, strict=True):
+                    after = 0.0
+                    if info["TimeLimit.truncated"]:
+                        last, _ = self.policy.obs_to_tensor(info["terminal_observation"])
+                        after = self.policy.predict_values(last).item()
+                        cut.append(after)
+                    assert its == pytest.approx(reward + self.gamma * after, abs=1e-5)
             super().train()
 
     Spy("MlpPolicy", env, n_steps=5, seed=0, device="cpu").learn(20)
-    assert np.isfinite(seen).all()
+    assert len(cut) >= 4 and np.abs(cut).min() > 1e-3
 
 
 def test_videos(world_model_folder, tmp_path):
@@ -203,11 +228,18 @@ def test_videos(world_model_folder, tmp_path):
 def test_the_real_env_in_processes(world_model_folder):
     env = make_sb3_vec("LatentCarRacing-v0", 2, world_model=world_model_folder, max_episode_steps=4)
     env.seed(1_000_000)
-    observation = env.reset()
-    assert observation.shape == (2, 288)
+    returned = [env.reset()]
+    assert returned[0].shape == (2, 288)
     for _ in range(4):
         observation, _, dones, infos = env.step(np.zeros((2, 3), np.float32))
+        returned.append(observation)
     assert dones.all() and all(info["TimeLimit.truncated"] for info in infos)
+    last = np.stack([info["terminal_observation"] for info in infos])
+    assert last[:, 32:].any(axis=1).all() and not observation[:, 32:].any()  # h, before the reset and after
+    copies = [each.copy() for each in (*returned, last)]
+    env.step(np.ones((2, 3), np.float32))
+    for each, copy in zip((*returned, last), copies, strict=True):
+        np.testing.assert_array_equal(each, copy)
     assert env.get_attr("render_mode") == [None, None]
     env.close()
 
@@ -219,6 +251,9 @@ def test_an_agent_as_it_was_trained_drives_in_a_rollout(world_model_folder):
     driven = [episode.score for episode in wm_gym.rollout(dream, agent, [3])]
     mapped = [episode.score for episode in wm_gym.rollout(dream, RescaledPolicy(agent, dream.action_space), [3])]
     assert driven == mapped
+    normalized = VecNormalize(make_sb3_vec(DREAM, 2, **kwargs))
+    with pytest.raises(ValueError, match=r"learnt from normalised observations.*norm_obs=False"):
+        next(wm_gym.rollout(dream, PPO("MlpPolicy", normalized), [3]))
     with pytest.raises(ValueError, match="the policy given was trained on"):
         next(wm_gym.rollout(gym.make("Pendulum-v1"), agent, [3]))
 

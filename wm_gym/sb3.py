@@ -3,12 +3,12 @@
 from stable_baselines3 import PPO
 from wm_gym.sb3 import make_sb3_vec
 
-agent = PPO("MlpPolicy", make_sb3_vec("DreamCarRacing-v0", 256)).learn(1_000_000)
+agent = PPO("MlpPolicy", make_sb3_vec("DreamCarRacing-v0", 256), n_steps=64, batch_size=1024).learn(1_000_000)
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
@@ -71,12 +71,13 @@ class SB3VecEnv(VecEnv):
     ``info["TimeLimit.truncated"]`` says whether only the time limit ended it, so that values are bootstrapped there.
 
     Args:
-        envs: with autoreset DISABLED or SAME_STEP.
+        envs: with autoreset DISABLED or SAME_STEP; it returns a new array of observations at each step.
         rescale_actions: show the agent a Box from -1 to 1 instead of the env's own bounded Box: most algorithms begin
             with actions around 0, which must not be the bound of gas and brake. Choices stay as they are.
 
     Raises:
-        ValueError: for a vector env of autoreset mode NEXT_STEP, and for rescaling an unbounded Box.
+        ValueError: for a vector env of autoreset mode NEXT_STEP or of ``copy=False``, and for rescaling an unbounded
+            Box.
     """
 
     def __init__(self, envs: VectorEnv, rescale_actions: bool = True) -> None:
@@ -86,6 +87,11 @@ class SB3VecEnv(VecEnv):
             raise ValueError(
                 "autoreset mode NEXT_STEP makes a transition of every reset, which Stable-Baselines3 would learn from: "
                 'make the vector env with autoreset_mode="SAME_STEP" or "DISABLED"'
+            )
+        if not getattr(envs.unwrapped, "copy", True):
+            raise ValueError(
+                "Stable-Baselines3 keeps an observation beyond the next step, and this vector env overwrites it then: "
+                "make it with copy=True"
             )
         space: gym.Space = envs.single_action_space
         self.box: gym.spaces.Box | None = None
@@ -145,34 +151,33 @@ class SB3VecEnv(VecEnv):
         return [None] * self.num_envs if frames is None else list(frames)
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
-        """Return an attribute of each lane; lanes of one batched env share its attributes."""
-        if isinstance(self.envs, (SyncVectorEnv, AsyncVectorEnv)):
-            values = self.envs.get_attr(attr_name)
+        """Return an attribute of each lane, below wrappers of all; lanes of one batched env share its attributes."""
+        envs = self.envs.unwrapped
+        if isinstance(envs, (SyncVectorEnv, AsyncVectorEnv)):
+            values = envs.get_attr(attr_name)
         else:
-            values = (getattr(self.envs, attr_name),) * self.num_envs
+            values = (getattr(envs, attr_name),) * self.num_envs
         return [values[lane] for lane in self._get_indices(indices)]
 
     def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
-        """Set an attribute of lanes.
+        """Set an attribute of lanes, below wrappers of all.
 
         Raises:
             ValueError: for some lanes only of an env whose lanes share their attributes.
         """
-        chosen = list(self._get_indices(indices))
-        if isinstance(self.envs, SyncVectorEnv):
+        envs, chosen = self.envs.unwrapped, list(self._get_indices(indices))
+        if isinstance(envs, SyncVectorEnv):
             for lane in chosen:
-                self.envs.envs[lane].set_wrapper_attr(attr_name, value)
-        elif isinstance(self.envs, AsyncVectorEnv):
-            values = list(self.envs.get_attr(attr_name))
+                envs.envs[lane].set_wrapper_attr(attr_name, value)
+        elif isinstance(envs, AsyncVectorEnv):
+            values = list(envs.get_attr(attr_name))
             for lane in chosen:
                 values[lane] = value
-            self.envs.set_attr(attr_name, values)
+            envs.set_attr(attr_name, values)
         elif len(chosen) < self.num_envs:
-            raise ValueError(
-                f"the lanes of {type(self.envs).__name__} share their attributes: set {attr_name!r} in all"
-            )
+            raise ValueError(f"the lanes of {type(envs).__name__} share their attributes: set {attr_name!r} in all")
         else:
-            setattr(self.envs, attr_name, value)
+            setattr(envs, attr_name, value)
 
     def env_method(
         self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any
@@ -182,23 +187,21 @@ class SB3VecEnv(VecEnv):
         Raises:
             ValueError: for some lanes only of an env whose lanes are in processes or one batch.
         """
-        chosen = list(self._get_indices(indices))
-        if isinstance(self.envs, SyncVectorEnv):
-            return [
-                self.envs.envs[lane].get_wrapper_attr(method_name)(*method_args, **method_kwargs) for lane in chosen
-            ]
+        envs, chosen = self.envs.unwrapped, list(self._get_indices(indices))
+        if isinstance(envs, SyncVectorEnv):
+            return [envs.envs[lane].get_wrapper_attr(method_name)(*method_args, **method_kwargs) for lane in chosen]
         if len(chosen) < self.num_envs:
-            raise ValueError(f"{type(self.envs).__name__} calls {method_name!r} in all lanes or in none")
-        if isinstance(self.envs, AsyncVectorEnv):
-            return list(self.envs.call(method_name, *method_args, **method_kwargs))
-        return [getattr(self.envs, method_name)(*method_args, **method_kwargs)] * self.num_envs
+            raise ValueError(f"{type(envs).__name__} calls {method_name!r} in all lanes or in none")
+        if isinstance(envs, AsyncVectorEnv):
+            return list(envs.call(method_name, *method_args, **method_kwargs))
+        return [getattr(envs, method_name)(*method_args, **method_kwargs)] * self.num_envs
 
     def env_is_wrapped(self, wrapper_class: type[gym.Wrapper], indices: VecEnvIndices = None) -> list[bool]:
         """Return whether each lane has a wrapper; lanes in processes or one batch show none."""
-        singles: Iterable[int] = self._get_indices(indices)
-        if not isinstance(self.envs, SyncVectorEnv):
+        envs, singles = self.envs.unwrapped, list(self._get_indices(indices))
+        if not isinstance(envs, SyncVectorEnv):
             return [False for _ in singles]
-        return [is_wrapped(self.envs.envs[lane], wrapper_class) for lane in singles]
+        return [is_wrapped(envs.envs[lane], wrapper_class) for lane in singles]
 
 
 def lane_info(infos: dict[str, Any], lane: int) -> dict[str, Any]:
