@@ -3,9 +3,9 @@
     python -m benchmarks.agents
     python -m benchmarks.agents --learners ppo --worlds dream --seeds 0
 
-Each agent has the same minutes to train in, and all cores that the command has (one after `OMP_NUM_THREADS=1 taskset -c
-0`); what validates it is not counted, nor what the world model cost. Of
-Stable-Baselines3's agents real validation tracks choose among ten moments of their training. A "controller" is linear:
+Each agent has the same minutes to train in, and all cores that the command has (one after `OMP_NUM_THREADS=1
+taskset -c 0`); what validates it is not counted, nor what the world model cost. Of Stable-Baselines3's agents real
+validation tracks choose among ten moments of their training. A "controller" is linear:
 in the dream many are sought as training.loop seeks them (gradients, then a generation of CMA-ES) and hard dreams choose
 one; on the real env, through which no gradients flow, it is CMA-ES's last. Then the 100 test tracks, drawn as all real
 drives in training are. An interrupted command goes on.
@@ -68,7 +68,7 @@ class Args:
 
 
 def train_agent(args: Args, learner: str, env: str, seed: int, out: Path) -> dict[str, Any]:
-    """Train an agent of Stable-Baselines3; return who it is and the steps that it took."""
+    """Train an agent of Stable-Baselines3; return where the best is, the steps of the hour, and those of the best."""
     settings = train_sb3.Args(algo=learner, env=env, world_model=args.world_model, out=out, seed=seed, track=False)
     settings = replace(settings, minutes=args.minutes, steps=sys.maxsize, workers=args.workers)
     dreams = env == env_ids(args.world_model)[0]
@@ -79,7 +79,8 @@ def train_agent(args: Args, learner: str, env: str, seed: int, out: Path) -> dic
     policy = train_sb3.main(settings)
     lines = read_log(out / "log.jsonl")
     frames = sum(line["frames"] for line in lines) + (0 if dreams else lines[-1]["steps"])
-    return {"policy": str(policy), "steps": lines[-1]["steps"], "real_frames": frames}
+    best = max(lines, key=lambda line: line["real"]["mean"])
+    return {"policy": str(policy), "steps": lines[-1]["steps"], "best_steps": best["steps"], "real_frames": frames}
 
 
 def evolve(args: Args, env: str, seed: int, out: Path) -> dict[str, Any]:
@@ -144,7 +145,8 @@ def main(args: Args) -> None:
         made = evolve(args, env, seed, out) if learner == "controller" else train_agent(args, learner, env, seed, out)
         scored = score.Args(policy=made["policy"], world_model=args.world_model, workers=args.workers)
         real, dream = score.drives(real_id, args.workers, scored), score.drives(dream_id, 100, scored)
-        scores = {"real": summarize(real), "dream": summarize(dream)}
+        solved = model.config.task.solved
+        scores = {"real": summarize(real, solved), "dream": summarize(dream, solved)}
         line = {"learner": learner, "world": world, "seed": seed, **made, **scores}
         line["real_episodes"] = [asdict(episode) for episode in real]
         write_report(args.out, {**common, "agents": [*written(args, common), line]})

@@ -23,7 +23,8 @@ def trained(monkeypatch):
 
     def train(args):
         settings.append(args)
-        append_log(args.out / "log.jsonl", {"steps": 50, "frames": 3})
+        append_log(args.out / "log.jsonl", {"steps": 30, "frames": 1, "real": {"mean": 9.0}})
+        append_log(args.out / "log.jsonl", {"steps": 50, "frames": 2, "real": {"mean": 8.0}})
         return args.out / "best" / "ppo.zip"
 
     def drives(env_id, lanes, args, **_):
@@ -48,6 +49,7 @@ def test_each_agent_is_trained_once_in_its_world(trained, doubters, tmp_path):
     found = json.loads((tmp_path / "agents.json").read_text())["agents"]
     assert [(each["world"], each["real_frames"]) for each in found[:2]] == [("dream", 3), ("real", 53)]
     assert all(each["real"]["mean"] == 7.0 for each in found)
+    assert {(each["steps"], each["best_steps"]) for each in found} == {(50, 30)}
     with pytest.raises(ValueError, match=r"agents\.json.*other settings"):
         agents.main(replace(args, minutes=6.0))
     with pytest.raises(ValueError, match="other settings"):

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from unittest.mock import Mock
@@ -11,10 +12,11 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from torch.nn.utils import parameters_to_vector
 
 from training import train_sb3
 from training.checkpoints import read_log
-from training.examples import ppo
+from wm_gym.car_racing import CAR_RACING
 from wm_gym.policies import load_policy
 from wm_gym.sb3 import ALGORITHMS, algorithm
 
@@ -55,15 +57,21 @@ def training(world_model_folder, out, **kwargs):
 @pytest.mark.parametrize("algo", NAMES)
 def test_every_algorithm_trains_saves_and_loads(small, monkeypatch, world_model_folder, tmp_path, algo, env):
     pytest.importorskip("sb3_contrib")
-    agents = []
+    agents, began = [], []
     learn = algorithm(algo).learn
-    monkeypatch.setattr(
-        algorithm(algo), "learn", lambda self, *args, **kw: agents.append(self) or learn(self, *args, **kw)
-    )
+
+    def watch(self, *args, **kwargs):
+        agents.append(self)
+        began.append(parameters_to_vector(self.policy.parameters()).detach().clone())
+        return learn(self, *args, **kwargs)
+
+    monkeypatch.setattr(algorithm(algo), "learn", watch)
     monkeypatch.setattr(train_sb3, "film_best", lambda args: None)
     best = train_sb3.main(training(world_model_folder, tmp_path, algo=algo, env=env))
     (line,) = read_log(tmp_path / "log.jsonl")
     assert line["steps"] >= 200 and line["real"]["episodes"] == line["dream"]["episodes"] == 1
+    learnt = algorithm(algo).load(best).policy.parameters()
+    assert not torch.equal(parameters_to_vector(learnt), began[0])  # the last rollout, too, is learnt from
     spaces = gym.make(DREAM, world_model=world_model_folder)
     policy = load_policy(str(best), spaces)
     observations = np.stack([spaces.observation_space.sample() for _ in range(4)])
@@ -170,6 +178,30 @@ def test_scaled_rewards_keep_their_statistics_when_a_training_goes_on(small, mon
         train_sb3.main(training(world_model_folder, tmp_path / "other", algo="ppo"))
 
 
+def test_what_is_validated_has_learnt_from_all_steps(small, monkeypatch, world_model_folder, tmp_path):
+    monkeypatch.setattr(train_sb3, "film_best", lambda args: None)
+    updates, validate = [], train_sb3.validate
+
+    def watch(args, agent, env, lanes):
+        updates.append((agent.num_timesteps, agent._n_updates))
+        return validate(args, agent, env, lanes)
+
+    monkeypatch.setattr(train_sb3, "validate", watch)
+    train_sb3.main(training(world_model_folder, tmp_path, steps=64, evaluations=4))  # one rollout of two lanes
+    assert updates == [(64, 1), (64, 1)]  # in dreams and on the real env
+
+
+def test_an_episode_is_as_long_as_the_real_envs(small, monkeypatch, world_model_folder, tmp_path):
+    made = Mock(side_effect=train_sb3.make_weighed)
+    monkeypatch.setattr(train_sb3, "make_weighed", made)
+    monkeypatch.setattr(train_sb3, "film_best", lambda args: None)
+    monkeypatch.setattr(train_sb3, "task_of", lambda name: replace(CAR_RACING, max_episode_steps=12))
+    train_sb3.main(training(world_model_folder, tmp_path, max_steps=0))
+    assert made.call_args.kwargs["max_episode_steps"] == 12
+    (line,) = read_log(tmp_path / "log.jsonl")
+    assert line["frames"] == 13
+
+
 def test_a_folder_of_another_training_is_refused(small, monkeypatch, world_model_folder, tmp_path):
     monkeypatch.setattr(train_sb3, "film_best", lambda args: None)
     train_sb3.main(training(world_model_folder, tmp_path))
@@ -237,60 +269,3 @@ def test_rl_zoo3_reads_the_hyperparameter_files(file, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=alone)
     assert done.returncode == 0, done.stderr[-2000:]
     assert list(Path(tmp_path).glob(f"{file.stem}/{DREAM}_1/{DREAM}.zip"))
-
-
-@pytest.mark.parametrize("env_id", [DREAM, REAL])
-def test_the_single_file_learns_on_both_ids(env_id):
-    lanes = 4 if env_id == DREAM else 1
-    agent = ppo.main(ppo.Args(env_id=env_id, lanes=lanes, updates=2, horizon=16, epochs=1, batches=2))
-    assert torch.isfinite(agent.log_std).all() and not torch.equal(agent.log_std, torch.full((3,), -1.0))
-
-
-class Short(gym.Env):
-    """Episodes of three steps, each of which pays 1."""
-
-    observation_space = gym.spaces.Box(-1, 1, (2,))
-    action_space = gym.spaces.Box(-1, 1, (1,))
-
-    def reset(self, *, seed=None, options=None):
-        self.left = 3
-        return np.ones(2, np.float32), {}
-
-    def step(self, action):
-        self.left -= 1
-        return np.full(2, self.left / 3, np.float32), 1.0, self.left == 0, False, {}
-
-
-def test_the_single_file_learns_what_episodes_pay(monkeypatch):
-    monkeypatch.setitem(gym.registry, "Short-v0", gym.envs.registration.EnvSpec("Short-v0", entry_point=Short))
-    agent = ppo.main(ppo.Args(env_id="Short-v0", lanes=2, updates=60, horizon=40, batches=2, learning_rate=3e-3))
-    first = agent.value(torch.ones(1, 2)).item()
-    assert first == pytest.approx(1 + 0.99 + 0.99**2, abs=0.4)  # three steps paid 1, discounted
-
-
-def test_advantages_are_those_of_the_definition():
-    """By the sum of discounted surprises, for an episode that ends, one that is cut, and one that goes on."""
-    rng = np.random.default_rng(0)
-    steps, gamma, lam = 6, 0.9, 0.8
-    rewards, values, following = (torch.from_numpy(rng.normal(size=(steps, 1))) for _ in range(3))
-    terminated, over = torch.zeros(steps, 1), torch.zeros(steps, 1)
-    terminated[1] = over[1] = over[3] = 1
-    found = ppo.advantages(rewards, values, following, terminated, over, gamma, lam)
-    for t in range(steps):
-        total, weight = 0.0, 1.0
-        for k in range(t, steps):
-            total += weight * float(rewards[k] + gamma * following[k] * (1 - terminated[k]) - values[k])
-            weight *= gamma * lam
-            if over[k]:
-                break
-        assert float(found[t]) == pytest.approx(total)
-
-
-def test_torchrl_drives_a_dream():
-    pytest.importorskip("torchrl")
-    from training.examples import torchrl_actor
-
-    drive = torchrl_actor.main(torchrl_actor.Args(steps=20, seed=1))
-    assert len(drive) == 20 and drive["observation"].shape == (20, 288)
-    space = gym.make(DREAM).action_space
-    assert all(space.contains(action.detach().numpy()) for action in drive["action"])

@@ -25,7 +25,7 @@ import tyro
 import yaml
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.logger import KVWriter, Logger
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor
@@ -35,12 +35,12 @@ from tqdm import tqdm
 from training import gradient
 from training.checkpoints import append_log, read_log
 from training.device import choose_device
-from training.files import alone, keep_settings, write_atomic
+from training.files import alone, copy_atomic, keep_settings, write_atomic
 from training.filming import film, write_video
 from training.presets import MOST_CANDIDATES
 from training.seeds import TRAINING_SEEDS, VALIDATION_SEEDS, take
 from training.shaping import Tremble, make_weighed, scale_rewards
-from training.tracking import track, track_video, tracking
+from training.tracking import Tracked, track, track_video, tracking
 from wm_gym.evaluate import EpisodeResult, make_lanes, rollout, summarize
 from wm_gym.policies import load_policy
 from wm_gym.registration import env_ids, task_of
@@ -56,7 +56,7 @@ class Args:
     """What to train, where, and for how long."""
 
     algo: str = "ppo"
-    """a2c, ddpg, ppo, sac or td3 of Stable-Baselines3; ars, crossq, recurrentppo, tqc or trpo of sb3-contrib"""
+    """a2c, ddpg, dqn, ppo, sac, td3 of Stable-Baselines3; ars, crossq, qrdqn, recurrentppo, tqc, trpo of sb3-contrib"""
     env: str = ""
     """id of the world model's dream, which is the default, or of its real env, as LatentCarRacing-v0"""
     world_model: str = "car_racing"
@@ -77,8 +77,8 @@ class Args:
     """what of a dream's pay counts"""
     disturbance: float = 0.0
     """standard deviation of a tremble of actions in the dream, as a share of half their range"""
-    max_steps: int = 1000
-    """steps of an episode at most"""
+    max_steps: int = 0
+    """steps of an episode at most; 0 for the real env's own limit, or 1000 where it has none"""
     evaluations: int = 10
     """validations on the real env, spread evenly over the training; the best agent of them is kept"""
     tracks: int = 10
@@ -95,7 +95,7 @@ class Args:
     """log to Weights & Biases (offline unless logged in); --no-track logs to log.jsonl alone"""
 
 
-CHOOSERS, STEERERS = ("dqn", "qrdqn"), ("crossq", "ddpg", "sac", "td3", "tqc")
+DISCRETE_ONLY, CONTINUOUS_ONLY = ("dqn", "qrdqn"), ("crossq", "ddpg", "sac", "td3", "tqc")
 """Algorithms for choices alone, and for continuous actions alone."""
 
 NORMALIZED = "vecnormalize.pkl"
@@ -119,19 +119,6 @@ def hyperparameters(algo: str, env: str, actions: int) -> dict[str, Any]:
     if algo in ("ddpg", "td3"):
         settings["action_noise"] = NormalActionNoise(np.zeros(actions), np.full(actions, 0.1))
     return settings
-
-
-class Tracked(KVWriter):
-    """Sends what an algorithm logs (losses, returns of its lanes) to Weights & Biases."""
-
-    def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
-        """Log one line of values."""
-        track(
-            "sb3", {"steps": step, **{name: value for name, value in key_values.items() if not isinstance(value, str)}}
-        )
-
-    def close(self) -> None:
-        """Nothing is open."""
 
 
 class Finished(Exception):
@@ -170,13 +157,18 @@ class Course(BaseCallback):
 
     def _on_step(self) -> bool:
         self.bar.update(self.num_timesteps - self.bar.n)
+        return True
+
+    def _on_rollout_start(self) -> None:  # the agent has learnt from all steps then
         due = self.share(self.num_timesteps, (self.seconds + time.monotonic() - self.since) / 60)
         if due > self.validated:
             self.validated = due
             self.keep()
         if due == self.args.evaluations:
             raise Finished
-        return True
+
+    def _on_training_end(self) -> None:
+        self._on_rollout_start()
 
     def keep(self) -> None:
         """Save the agent, validate it, log what came out, and keep it as the best one if it is."""
@@ -189,14 +181,14 @@ class Course(BaseCallback):
             write_atomic(args.out / NORMALIZED, lambda file: pickle.dump(normalized, file))
         write_atomic(args.out / name, self.agent.save)
         checkpoint = args.out / "checkpoints" / str(self.num_timesteps) / name
-        write_atomic(checkpoint, lambda file: file.write((args.out / name).read_bytes()))
+        copy_atomic(args.out / name, checkpoint)
         lanes, solved = (args.tracks, args.workers), task_of(args.world_model).solved
         dream, real = (validate(args, self.agent, *each) for each in zip(env_ids(args.world_model), lanes, strict=True))
         line: dict[str, Any] = {"steps": self.num_timesteps, "minutes": self.agent.minutes}
         line |= {"real": summarize(real, solved), "dream": summarize(dream, solved)}
         line["frames"] = sum(each.steps + 1 for each in real)
         if line["real"]["mean"] > max((each["real"]["mean"] for each in read_log(self.log)), default=-math.inf):
-            write_atomic(args.out / "best" / name, lambda file: file.write((args.out / name).read_bytes()))
+            copy_atomic(args.out / name, args.out / "best" / name)
         append_log(self.log, line)
         track("sb3", line)
         tqdm.write(f"{self.num_timesteps:,} steps: real {line['real']['mean']:.0f}, dream {line['dream']['mean']:.0f}")
@@ -237,8 +229,8 @@ def main(args: Args) -> Path:
             settings than the folder was begun with, too many validations or tracks, or a seed beyond training tracks.
         ImportError: when the algorithm's package is not installed.
     """
-    dream, real = env_ids(args.world_model)
-    args = replace(args, env=args.env or dream)
+    (dream, real), task = env_ids(args.world_model), task_of(args.world_model)
+    args = replace(args, env=args.env or dream, max_steps=args.max_steps or task.max_episode_steps or 1000)
     if args.env not in (dream, real):
         raise ValueError(f"--env must be {dream} or {real}, got {args.env!r}")
     if args.env == real and args.disturbance:
@@ -246,10 +238,10 @@ def main(args: Args) -> Path:
     if not 1 <= args.evaluations <= MOST_CANDIDATES:
         raise ValueError(f"a run validates 1 to {MOST_CANDIDATES} times, got --evaluations {args.evaluations}")
     take(VALIDATION_SEEDS, args.tracks)
-    kind, space = algorithm(args.algo), task_of(args.world_model).actions.space
-    if args.algo in (STEERERS if isinstance(space, gym.spaces.Discrete) else CHOOSERS):
-        raise ValueError(f"{args.algo} is not for the actions of {args.env}, {space}: give another --algo")
-    found = hyperparameters(args.algo, args.env, task_of(args.world_model).actions.size)
+    kind = algorithm(args.algo)
+    if args.algo in (CONTINUOUS_ONLY if task.actions.discrete else DISCRETE_ONLY):
+        raise ValueError(f"{args.algo} is not for the actions of {args.env}, {task.actions.space}: give another --algo")
+    found = hyperparameters(args.algo, args.env, task.actions.size)
     lanes, steps = args.lanes or found["n_envs"], args.steps or found["n_timesteps"]
     first_tracks = TRAINING_SEEDS[: 1 - lanes or None]  # each next lane begins on the next track
     if args.seed not in first_tracks:
