@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -28,22 +29,29 @@ def correlation(kind: str, one: Array, other: Array) -> float | None:
     return float({"pearson": stats.pearsonr, "spearman": stats.spearmanr}[kind](one, other)[0])
 
 
-def agreement(real: Array, dream: Array) -> dict[str, Any]:
-    """Return how well dream scores of policies, ``(P, E)`` in as many episodes, tell real ones.
+def agreement(real: Array, dream: Array, groups: Sequence[Any]) -> dict[str, Any]:
+    """Return how well dream scores of policies tell real ones.
+
+    Args:
+        real: scores ``(P, E)``, of each policy in each episode.
+        dream: the same, in as many dreams.
+        groups: which policies are kin, ``(P,)``: those of one training are more alike than others.
 
     Returns:
-        JSON-able: Pearson's and Spearman's correlation of the means, each with a 95 % bootstrap interval over policies
-        and episodes, MMRV, the mean gap (dream − real) and the regret: how much better the best policy is than the one
-        that the dream would choose. Of fewer than three policies, or equal scores, correlations are None. "repeats" is
-        how well either's scores repeat, see `repeat`.
+        JSON-able: Pearson's and Spearman's correlation of the means, each with a 95 % bootstrap interval over groups of
+        policies and episodes, MMRV, the mean gap (dream − real) and the regret: how much better the best policy is than
+        the one that the dream would choose. Of fewer than three policies, or equal scores, correlations are None.
+        "repeats" is how well either's scores repeat, see `repeat`.
     """
     means = real.mean(1), dream.mean(1)
-    found: dict[str, Any] = {"policies": len(real)}
+    kinds = np.unique(np.array(list(groups)), return_inverse=True)[1]
+    kin = [np.flatnonzero(kinds == kind) for kind in range(kinds.max() + 1)]
+    found: dict[str, Any] = {"policies": len(real), "groups": len(kin)}
     for kind in ("pearson", "spearman"):
         value, rng, drawn = correlation(kind, *means), np.random.default_rng(0), list[float]()
         found[kind] = None
         while value is not None and len(drawn) < 1000:
-            chosen = rng.integers(len(real), size=len(real))
+            chosen = np.concatenate([kin[i] for i in rng.integers(len(kin), size=len(kin))])
             # policies share their seeds, so they are drawn together
             again = (each[chosen][:, rng.integers(each.shape[1], size=each.shape[1])].mean(1) for each in (real, dream))
             if (one := correlation(kind, *again)) is not None:

@@ -144,9 +144,16 @@ def measure(args: Args, name: str, policy: Policy) -> dict[str, Any]:
 
 
 def agreements(lines: Sequence[dict[str, Any]], kind: str, good: npt.NDArray[np.bool_]) -> dict[str, Any]:
-    """Return how well one kind of dreams tells real scores: over all policies, and over the good ones."""
+    """Return how well one kind of dreams tells real scores: over all policies, the good ones, and their better half."""
     real, dream = (np.array([line["scores"][each] for line in lines]) for each in ("real", kind))
-    return {"all": agreement(real, dream), "good": agreement(real[good], dream[good]) if good.any() else None}
+    groups, means = np.array([group(line["policy"]) for line in lines]), real.mean(1)
+    parts = {"all": np.ones(len(lines), bool), "good": good}
+    if good.any():
+        parts["best"] = good & (means >= np.median(means[good]))
+    return {
+        name: agreement(real[part], dream[part], groups[part].tolist()) if part.any() else None
+        for name, part in parts.items()
+    }
 
 
 # --- the page ------------------------------------------------------------------------------------------------------
@@ -156,8 +163,8 @@ def words(content: dict[str, Any]) -> str:
     """Return the page's figures as lines of a table."""
     kinds = [kind for kind in ("dream", "wary") if kind in content]
     rows = [f"{'':24}" + "".join(f"{kind:>8}" for kind in kinds)]
-    for which in ("all", "good"):
-        found = [content[kind][which] for kind in kinds]
+    for which in ("all", "good", "best"):
+        found = [content[kind].get(which) for kind in kinds]
         if found[0] is None:
             continue
         rows.append(f"\n{which}: {found[0]['policies']} policies")

@@ -41,15 +41,15 @@ def test_rank_violations_of_an_example():
 
 def test_agreement_of_an_example():
     real, dream = np.array([0.0, 200.0, 400.0, 900.0]), np.array([50.0, 250.0, 950.0, 900.0])
-    found = agreement.agreement(real[:, None], dream[:, None])
+    found = agreement.agreement(real[:, None], dream[:, None], "abcd")
     assert found["spearman"]["value"] == pytest.approx(0.8)
     assert found["spearman"]["low"] <= 0.8 <= found["spearman"]["high"]
     assert found["regret"] == 500 and found["gap"] == pytest.approx((50 + 50 + 550 + 0) / 4)
     assert found["mmrv"] == 250  # the last two are swapped, 500 points apart
     assert found["repeats"] == {"real": None, "dream": None}
     for few in (
-        agreement.agreement(real[:2, None], dream[:2, None]),
-        agreement.agreement(real[:, None], np.ones((4, 1))),
+        agreement.agreement(real[:2, None], dream[:2, None], "ab"),
+        agreement.agreement(real[:, None], np.ones((4, 1)), "abcd"),
     ):
         assert few["pearson"] is few["spearman"] is None
 
@@ -57,13 +57,25 @@ def test_agreement_of_an_example():
 def test_scores_that_do_not_repeat_are_told_from_those_that_do():
     rng = np.random.default_rng(0)
     skill, noise = 100.0 * np.arange(20)[:, None], rng.normal(0, 30, (20, 40))
-    found = agreement.agreement(skill + noise, noise)
+    found = agreement.agreement(skill + noise, noise, range(20))
     assert found["repeats"]["real"] > 0.99 and found["repeats"]["dream"] < 0.6
     few, many = (
-        agreement.agreement(skill[:, :1] + each, skill[:, :1] + each) for each in (noise[:, :2] * 40, noise * 40)
+        agreement.agreement(skill[:, :1] + each, skill[:, :1] + each, range(20))
+        for each in (noise[:, :2] * 40, noise * 40)
     )
     width = [found["spearman"]["high"] - found["spearman"]["low"] for found in (few, many)]
     assert width[1] < width[0]  # more episodes tell more
+
+
+def test_policies_that_are_kin_tell_less_than_as_many_others():
+    rng = np.random.default_rng(0)
+    real = np.repeat(rng.normal(size=6), 5)[:, None] + rng.normal(0, 0.01, (30, 40))
+    dream = np.repeat(rng.normal(size=6), 5)[:, None] + real  # five alike of each of six kinds
+    apart, kin = (agreement.agreement(real, dream, groups) for groups in (range(30), np.repeat(range(6), 5)))
+    assert (apart["groups"], kin["groups"]) == (30, 6)
+    assert apart["spearman"]["value"] == kin["spearman"]["value"]
+    width = [found["spearman"]["high"] - found["spearman"]["low"] for found in (apart, kin)]
+    assert width[1] > 1.5 * width[0]
 
 
 @pytest.mark.parametrize("spread", [4.0, 10.0])
@@ -163,7 +175,8 @@ def test_wary_dreams_of_a_model_with_doubters_charge_for_what_they_do_not_know(t
     found = transfer.measure(args, "car_racing", Controller.from_pretrained("car_racing"))
     assert [len(found["scores"][kind]) for kind in ("real", "dream", "wary")] == [2, 2, 2]
     assert found["wary"]["mean"] < found["dream"]["mean"]
-    lines = [found, found | {"scores": {kind: [9.0, 9.0] for kind in found["scores"]}}]
+    lines = [found | {"policy": "a"}, {"policy": "b", "scores": {kind: [9.0, 9.0] for kind in found["scores"]}}]
     told = {kind: transfer.agreements(lines, kind, np.array([True, False])) for kind in ("dream", "wary")}
-    assert told["wary"]["all"]["gap"] < told["dream"]["all"]["gap"] and told["wary"]["good"]["policies"] == 1
+    assert told["wary"]["all"]["gap"] < told["dream"]["all"]["gap"]
+    assert told["wary"]["good"]["policies"] == told["wary"]["best"]["policies"] == 1
     assert "1 policies" in transfer.words(told)
