@@ -16,6 +16,7 @@ from __future__ import annotations
 import shutil
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -204,14 +205,15 @@ def import_dataset(args: Import) -> list[Episode]:
             taken.add(seed)
             jobs.append(Given(args.dataset, index, seed, driver, args.frames))
     episodes = []
-    for result in tqdm(map_jobs(take, jobs, args.workers), total=len(jobs), desc="import", unit="episode"):
-        if isinstance(result, str):
-            left_out[result] += 1
-            continue
-        episode, frames = result
-        save_frames(args.out, episode.seed, args.frames, frames)
-        episode.save(args.out)  # last: its file says that all is there
-        episodes.append(episode)
+    with closing(map_jobs(take, jobs, args.workers)) as results:
+        for result in tqdm(results, total=len(jobs), desc="import", unit="episode"):
+            if isinstance(result, str):
+                left_out[result] += 1
+                continue
+            episode, frames = result
+            save_frames(args.out, episode.seed, args.frames, frames)
+            episode.save(args.out)  # last: its file says that all is there
+            episodes.append(episode)
     summary = "; ".join([f"{len(episodes)} imported", *(f"{count} left out: {why}" for why, count in left_out.items())])
     if not episodes and not left_out[TAKEN]:
         raise ValueError(f"{args.dataset}: no episode can be imported: {summary}")
