@@ -40,7 +40,8 @@ def agreement(real: Array, dream: Array, groups: Sequence[Any]) -> dict[str, Any
     Returns:
         JSON-able: Pearson's and Spearman's correlation of the means, each with a 95 % bootstrap interval over groups of
         policies and episodes, MMRV, the mean gap (dream − real) and the regret: how much better the best policy is than
-        the one that the dream would choose. Of fewer than three policies, or equal scores, correlations are None.
+        the one that the dream would choose. Of fewer than three policies, or equal scores, correlations are None;
+        and of one group alone their intervals.
         "repeats" is how well either's scores repeat, see `repeat`.
     """
     means = real.mean(1), dream.mean(1)
@@ -50,14 +51,14 @@ def agreement(real: Array, dream: Array, groups: Sequence[Any]) -> dict[str, Any
     for kind in ("pearson", "spearman"):
         value, rng, drawn = correlation(kind, *means), np.random.default_rng(0), list[float]()
         found[kind] = None
-        while value is not None and len(drawn) < 1000:
+        while value is not None and len(kin) > 1 and len(drawn) < 1000:
             chosen = np.concatenate([kin[i] for i in rng.integers(len(kin), size=len(kin))])
             # policies share their seeds, so they are drawn together
             again = (each[chosen][:, rng.integers(each.shape[1], size=each.shape[1])].mean(1) for each in (real, dream))
             if (one := correlation(kind, *again)) is not None:
                 drawn.append(one)
         if value is not None:
-            low, high = np.percentile(drawn, [2.5, 97.5]).tolist()
+            low, high = np.percentile(drawn, [2.5, 97.5]).tolist() if drawn else (None, None)
             found[kind] = {"value": value, "low": low, "high": high}
     found |= {"mmrv": mmrv(*means), "gap": float((means[1] - means[0]).mean())}
     found["regret"] = float(means[0].max() - means[0][means[1].argmax()])

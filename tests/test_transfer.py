@@ -76,6 +76,8 @@ def test_policies_that_are_kin_tell_less_than_as_many_others():
     assert apart["spearman"]["value"] == kin["spearman"]["value"]
     width = [found["spearman"]["high"] - found["spearman"]["low"] for found in (apart, kin)]
     assert width[1] > 1.5 * width[0]
+    alone = agreement.agreement(real, dream, ["one"] * 30)["pearson"]
+    assert alone["value"] == kin["pearson"]["value"] and alone["low"] is alone["high"] is None
 
 
 @pytest.mark.parametrize("spread", [4.0, 10.0])
