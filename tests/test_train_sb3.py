@@ -71,7 +71,7 @@ def test_every_algorithm_trains_saves_and_loads(small, monkeypatch, world_model_
     (line,) = read_log(tmp_path / "log.jsonl")
     assert line["steps"] >= 200 and line["real"]["episodes"] == line["dream"]["episodes"] == 1
     learnt = algorithm(algo).load(best).policy.parameters()
-    assert not torch.equal(parameters_to_vector(learnt), began[0])  # the last rollout, too, is learnt from
+    assert not torch.equal(parameters_to_vector(learnt), began[0])
     spaces = gym.make(DREAM, world_model=world_model_folder)
     policy = load_policy(str(best), spaces)
     observations = np.stack([spaces.observation_space.sample() for _ in range(4)])
@@ -178,7 +178,11 @@ def test_scaled_rewards_keep_their_statistics_when_a_training_goes_on(small, mon
         train_sb3.main(training(world_model_folder, tmp_path / "other", algo="ppo"))
 
 
-def test_what_is_validated_has_learnt_from_all_steps(small, monkeypatch, world_model_folder, tmp_path):
+@pytest.mark.parametrize(("algo", "steps", "learnt"), [("ppo", 64, 1), ("sac", 152, 1), ("ars", 30, 1)])
+def test_what_is_validated_has_learnt_from_all_steps(
+    small, monkeypatch, world_model_folder, tmp_path, algo, steps, learnt
+):
+    pytest.importorskip("sb3_contrib")
     monkeypatch.setattr(train_sb3, "film_best", lambda args: None)
     updates, validate = [], train_sb3.validate
 
@@ -187,8 +191,9 @@ def test_what_is_validated_has_learnt_from_all_steps(small, monkeypatch, world_m
         return validate(args, agent, env, lanes)
 
     monkeypatch.setattr(train_sb3, "validate", watch)
-    train_sb3.main(training(world_model_folder, tmp_path, steps=64, evaluations=4))  # one rollout of two lanes
-    assert updates == [(64, 1), (64, 1)]  # in dreams and on the real env
+    train_sb3.main(training(world_model_folder, tmp_path, algo=algo, steps=steps, evaluations=1))
+    (taken, dreaming), (_, driving) = updates
+    assert taken >= steps and dreaming == driving == learnt
 
 
 def test_an_episode_is_as_long_as_the_real_envs(small, monkeypatch, world_model_folder, tmp_path):

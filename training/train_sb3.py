@@ -66,7 +66,7 @@ class Args:
     steps: int = 0
     """of the env, over all lanes; 0 for what the hyperparameter file says, or a million"""
     minutes: float = 0.0
-    """of training at most, validation not counted; 0 for no limit"""
+    """of training, validation not counted, and what the rollout takes that is begun then; 0 for no limit"""
     lanes: int = 0
     """0 for what the hyperparameter file says; on the real env each is a process"""
     temperature: float = 1.0
@@ -80,7 +80,7 @@ class Args:
     max_steps: int = 0
     """steps of an episode at most; 0 for the real env's own limit, or 1000 where it has none"""
     evaluations: int = 10
-    """validations on the real env, spread evenly over the training; the best agent of them is kept"""
+    """validations on the real env, spread evenly over the training, between rollouts; the best agent of them is kept"""
     tracks: int = 10
     """real validation tracks of each, and as many dreams"""
     workers: int = 2
