@@ -29,7 +29,7 @@ def datasets(tmp_path, monkeypatch):
 
 @pytest.fixture
 def one_process(monkeypatch):
-    monkeypatch.setattr(stage, "map_jobs", lambda function, jobs, _: map(function, jobs))
+    monkeypatch.setattr(stage, "map_jobs", lambda function, jobs, _: (function(job) for job in jobs))
 
 
 @pytest.fixture(scope="module")
