@@ -15,7 +15,6 @@ from typing import Any
 from uuid import uuid4
 
 import wandb
-from stable_baselines3.common.logger import KVWriter
 
 from training.files import leaves, write_atomic
 
@@ -82,16 +81,3 @@ def track_video(stage: str, path: Path) -> None:
     """Log an mp4 file, if a W&B run is open."""
     if wandb.run is not None:
         wandb.run.log({f"{stage}/video": wandb.Video(str(path), format="mp4")})
-
-
-class Tracked(KVWriter):
-    """Sends what an algorithm logs (losses, returns of its lanes) to Weights & Biases."""
-
-    def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
-        """Log one line of values."""
-        track(
-            "sb3", {"steps": step, **{name: value for name, value in key_values.items() if not isinstance(value, str)}}
-        )
-
-    def close(self) -> None:
-        """Nothing is open."""

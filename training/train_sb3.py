@@ -25,7 +25,7 @@ import tyro
 import yaml
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor
@@ -40,7 +40,7 @@ from training.filming import film, write_video
 from training.presets import MOST_CANDIDATES
 from training.seeds import TRAINING_SEEDS, VALIDATION_SEEDS, take
 from training.shaping import Tremble, make_weighed, scale_rewards
-from training.tracking import Tracked, track, track_video, tracking
+from training.tracking import track, track_video, tracking
 from wm_gym.evaluate import EpisodeResult, make_lanes, rollout, summarize
 from wm_gym.policies import load_policy
 from wm_gym.registration import env_ids, task_of
@@ -119,6 +119,18 @@ def hyperparameters(algo: str, env: str, actions: int) -> dict[str, Any]:
     if algo in ("ddpg", "td3"):
         settings["action_noise"] = NormalActionNoise(np.zeros(actions), np.full(actions, 0.1))
     return settings
+
+
+class Tracked(KVWriter):
+    """Sends what an algorithm logs (losses, returns of its lanes) to Weights & Biases."""
+
+    def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
+        """Log one line of values."""
+        numbers = {name: value for name, value in key_values.items() if not isinstance(value, str)}
+        track("sb3", {"steps": step, **numbers})
+
+    def close(self) -> None:
+        """Nothing is open."""
 
 
 class Finished(Exception):
