@@ -15,9 +15,10 @@ it does not know, and whether it sees failures coming. What a policy scored in e
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -117,8 +118,12 @@ def group(name: str) -> str:
 
 
 def identity(name: str, policy: Policy, model: WorldModel) -> str:
-    """Return a short hash of a policy's and a world model's weights: scores are kept under it."""
-    digest = hashlib.sha256((fingerprint(model.vae) + fingerprint(model.memory)).encode())
+    """Return a short hash of a policy and of all that a world model's dreams come from: scores are kept under it."""
+    digest = hashlib.sha256(json.dumps(replace(model.config, training={}).to_dict()).encode())
+    for module in (model.vae, model.memory, *model.doubters):
+        digest.update(fingerprint(module).encode())
+    for array in vars(model.starts).values():
+        digest.update(array.tobytes())
     if isinstance(policy, Controller):
         digest.update(policy.parameters.tobytes())
     else:

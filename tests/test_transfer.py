@@ -16,6 +16,7 @@ from training.encode import fingerprint
 from training.latents import LatentEpisode
 from wm_gym.models.controller import Controller
 from wm_gym.models.memory import sample_mixture
+from wm_gym.models.vae import VAE
 from wm_gym.world_model import WorldModel
 
 scores = st.lists(st.integers(-100, 900), min_size=2, max_size=12, unique=True).map(lambda each: np.array(each, float))
@@ -169,6 +170,29 @@ def test_the_command_measures_draws_and_goes_on(world_model_folder, tmp_path, mo
         transfer.main(transfer.Args(world_model=other))
     named = [(name, policy) for name, policy in simple(gym.make("DreamCarRacing-v0")).items()]
     assert len({transfer.identity(*each, WorldModel.from_pretrained(other)) for each in named}) == len(named)
+
+
+def test_scores_are_kept_for_a_policy_and_all_that_its_dreams_come_from():
+    model, policy = make_world_model(doubters=1), Controller.from_pretrained("car_racing")
+    parts = [model.config, model.vae, model.memory, model.starts, model.doubters]
+
+    def known(name: str = "a", driver: Controller = policy, **changed) -> str:
+        config, vae, memory, starts, doubters = (
+            changed.get(part, old)
+            for part, old in zip(("config", "vae", "memory", "starts", "doubters"), parts, strict=True)
+        )
+        return transfer.identity(name, driver, WorldModel(config, vae, memory, starts, doubters))
+
+    assert known("b", config=replace(model.config, training={"seed": 7})) == known()  # a controller is its weights
+    others = [
+        known(driver=Controller(policy.parameters + 1, policy.config)),
+        known(config=replace(model.config, reward=replace(model.config.reward, per_step=-0.2))),
+        known(vae=VAE()),
+        known(memory=model.doubters[0]),
+        known(starts=replace(model.starts, gained=model.starts.gained + 1)),
+        known(doubters=[model.memory]),
+    ]
+    assert len({known(), *others}) == 7
 
 
 def test_wary_dreams_of_a_model_with_doubters_charge_for_what_they_do_not_know(tmp_path):
