@@ -50,7 +50,7 @@ def real_drive(world_model: str, job: tuple[int, int]) -> LatentEpisode:
     i, seed = job
     model = WorldModel.from_pretrained(here(world_model, "world_model"))
     task = model.config.task
-    env = FrameRecorder(gym.wrappers.TimeLimit(make_env(task), task.max_episode_steps or 1000), model.config.frames)
+    env = FrameRecorder(gym.wrappers.TimeLimit(make_env(task), task.limit()), model.config.frames)
     observation, _ = env.reset(seed=seed)
     driving = task.env == CAR_RACING.env
     half_gas = np.array([0.0, 0.5, 0.0], np.float32)  # at full gas the wheels spin, and the car stays

@@ -35,8 +35,8 @@ class Args:
     """bundled name, folder, or user/name on the Hugging Face Hub"""
     tracks: int = 3
     """real validation tracks, and dreams"""
-    steps: int = 1000
-    """length of a drive at most"""
+    max_steps: int = 0
+    """steps of a drive at most; 0 for the real env's own limit, or 1000 where it has none"""
     out: Path = Path("runs/drive")
     """folder for drive.mp4, drive.gif and strip.png"""
 
@@ -44,9 +44,9 @@ class Args:
 def main(args: Args) -> None:
     """Drive, and write the table, the video and the pictures."""
     controller = wm_gym.Controller.from_pretrained(args.controller)
-    kwargs: dict[str, Any] = {"world_model": args.world_model, "max_episode_steps": args.steps}
+    config = wm_gym.WorldModel.from_pretrained(args.world_model).config
+    kwargs: dict[str, Any] = {"world_model": args.world_model, "max_episode_steps": config.task.limit(args.max_steps)}
     dream, real = (gym.make(env_id, **kwargs) for env_id in env_ids(args.world_model))
-    config = real.get_wrapper_attr("world_model").config
     first = VALIDATION_SEEDS[0]
     drives = [
         (film(real, controller, seed, f"real {seed}"), film(dream, controller, seed, f"dream {seed}"))

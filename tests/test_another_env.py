@@ -37,6 +37,13 @@ def test_an_env_says_what_must_be_known_of_it():
     assert TaskConfig.of("CarRacing-v3", continuous=False).actions.space == gym.spaces.Discrete(5)
 
 
+def test_an_episode_is_as_long_as_asked_for_or_as_the_env_says():
+    endless = replace(ACROBOT, max_episode_steps=None)
+    assert [ACROBOT.limit(30), ACROBOT.limit(), endless.limit(30), endless.limit()] == [30, 500, 30, 1000]
+    with pytest.raises(ValueError, match=r"at least one step, or 0 for the limit of Acrobot-v1, got -1"):
+        ACROBOT.limit(-1)
+
+
 @pytest.mark.parametrize("env", ["NoSuchEnv-v0", "os:Acrobot-v1"])
 def test_an_env_that_is_not_registered_is_refused(env):
     with pytest.raises(gym.error.Error, match=re.escape(env.split("-")[0])):

@@ -13,6 +13,7 @@ from conftest import ACROBOT, contents, make_world_model
 
 from benchmarks import calibration, score, transfer
 from training import closed_loop, collect, driving, filming, loop, train_controller
+from training.checkpoints import read_log
 from training.latents import LatentEpisode, Sequences, reward_of
 from training.presets import PRESETS
 from training.rollouts import Episode, episode_files, load_task, open_frames
@@ -239,7 +240,7 @@ def small_run(tmp_path_factory):
         track=False,
         vae=replace(preset.vae, epochs=1, batch=16),
         rnn=replace(preset.rnn, epochs=2, held_out=3, starts=8),
-        controller=replace(preset.controller, generations=1, population=4, rollouts=1, max_steps=12),
+        controller=replace(preset.controller, generations=1, population=4, rollouts=1),
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SDL_VIDEODRIVER", "dummy")
@@ -259,6 +260,8 @@ def test_a_small_run_of_the_preset(small_run):
     assert model.config.training["episodes"] == {"random": 4}
     controller = Controller.from_pretrained(args.run / "controller-real" / "controller")
     assert controller.config.training["env"] == "LatentAcrobot-v0"
+    (line,) = read_log(args.run / "controller-real" / "log.jsonl")
+    assert line["frames"] == 4 * (12 + 1)  # the run's limit is the controller's, too
     assert (args.run / "rounds" / "000" / "drive.mp4").is_file()
     before = {name: content for name, (content, _) in contents(args.run).items() if not name.endswith(".png")}
     assert loop.main(args) == best  # nothing is left to do

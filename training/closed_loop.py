@@ -56,8 +56,8 @@ class Args:
     """real validation seeds to drive"""
     dreams: int = 50
     """dreams to drive"""
-    max_steps: int = 1000
-    """steps of a drive at most"""
+    max_steps: int = 0
+    """steps of an episode at most; 0 for the real env's own limit, or 1000 where it has none"""
     temperature: float = 1.0
     """of the dreams"""
     workers: int = 2
@@ -210,13 +210,13 @@ def report(real: Sequence[Drive], dream: Sequence[Drive], config: WorldModelConf
 def main(args: Args) -> dict[str, Any]:
     """Drive, compare and return the report."""
     controller = Controller.from_pretrained(args.controller)
-    common: dict[str, Any] = {"world_model": args.world_model, "max_episode_steps": args.max_steps}
+    config, seeds = WorldModel.from_pretrained(args.world_model).config, take(VALIDATION_SEEDS, args.tracks)
+    common: dict[str, Any] = {"world_model": args.world_model, "max_episode_steps": config.task.limit(args.max_steps)}
     dream_id, real_id = env_ids(args.world_model)
-    seeds = take(VALIDATION_SEEDS, args.tracks)
     real = drive(real_id, controller, seeds=seeds, lanes=args.workers, ray=args.ray, **common)
     settings = {"lanes": args.dreams, "temperature": args.temperature, **common}
     dream = drive(dream_id, controller, seeds=range(args.dreams), **settings)
-    compared = report(real, dream, WorldModel.from_pretrained(args.world_model).config, args.out)
+    compared = report(real, dream, config, args.out)
     for name in ("real", "dream"):
         shares = "{terminated:.0%} ended, {finished:.0%} with success, {failed:.0%} with failure"
         print(("{0:>5}: {mean:.0f} ± {std:.0f}, " + shares).format(name, **compared[name]))

@@ -74,8 +74,8 @@ class Args:
     """probability a step that a burst of one random action starts; 1 for nothing but held random actions"""
     burst_length: int = 20
     """longest burst, in steps"""
-    max_steps: int = 1000
-    """steps of an episode at most"""
+    max_steps: int = 0
+    """steps of an episode at most; 0 for the real env's own limit, or 1000 where it has none"""
     patience: int = 0
     """an episode is over after so many steps without a new tile, such as a car stuck in the grass makes; 0 for never"""
     frames: str = "gauges96"
@@ -202,7 +202,7 @@ def new_drives(args: Args, task: TaskConfig) -> list[Job]:
             seed,
             # another first one for each turn, so that no member drives all seeds that some number divides
             replace(driver, member=(seed + seed // args.members) % args.members if args.members else None),
-            args.max_steps,
+            task.limit(args.max_steps),
             args.patience,
             args.frames,
         )

@@ -240,6 +240,9 @@ def main(args: Args) -> dict[str, Any]:
         raise ValueError(
             f"no gradient flows through the choices of {args.env}: use --controller.gradient.steps 0 --refined 0"
         )
+    steps = task.limit(args.max_steps)
+    controller = replace(args.controller, max_steps=args.controller.max_steps or steps)
+    args = replace(args, max_steps=steps, random_steps=args.random_steps or steps, controller=controller)
     keep_settings(args.run / "args.json", asdict(args), FREE)
     log = args.run / "rounds.jsonl"
     for number in range(len(read_log(log)), args.rounds):

@@ -32,7 +32,8 @@ class Args:
     """A run.
 
     Inside the stages' settings --run sets the paths, --seed the seeds, --coolest and --hottest the temperature of
-    dreams; --track and --tf32 are one switch for all.
+    dreams, and --max-steps the steps of the controller's episodes, unless it has its own; --track and --tf32 are one
+    switch for all.
     """
 
     preset: str = "laptop"
@@ -50,7 +51,7 @@ class Args:
     random_episodes: int = 30
     """first data: drives of held random actions"""
     random_steps: int = 500
-    """length of these drives"""
+    """length of these drives; 0 for --max-steps"""
     random_hold: int = 40
     """an action of theirs is held for so many steps at most"""
     scripted_episodes: int = 70
@@ -92,8 +93,8 @@ class Args:
     finalists: int = 2
     """the best candidates of all rounds, which drive all validation tracks at last: the best of them is the run's
     result"""
-    max_steps: int = 1000
-    """steps of a real drive at most"""
+    max_steps: int = 0
+    """steps of an episode at most; 0 for the real env's own limit, or 1000 where it has none"""
     workers: int = 2
     """processes that drive the real env"""
     ray: str | None = None
@@ -192,7 +193,7 @@ PRESETS = {
         rounds=4,
         random_episodes=120,
         random_hold=10,
-        random_steps=500,
+        random_steps=0,
         scripted_episodes=0,
         sought=4,
         coolest=1.0,
@@ -205,12 +206,9 @@ PRESETS = {
         rnn_learning_rate=1e-3,
         validation_tracks=20,
         finalists=2,
-        max_steps=500,
         vae=train_vae.Args(epochs=5, batch=128, learning_rate=5e-4, frames="whole", error_weight=3.0, model=SMALL_VAE),
         rnn=train_rnn.Args(epochs=60, model=MDNRNNConfig(latent_size=16, hidden_size=128)),
-        controller=train_controller.Args(
-            generations=80, population=32, rollouts=8, sigma=0.2, diagonal=True, max_steps=500
-        ),
+        controller=train_controller.Args(generations=80, population=32, rollouts=8, sigma=0.2, diagonal=True),
     ),
 }
 

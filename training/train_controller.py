@@ -37,7 +37,7 @@ from training.shaping import Tremble, make_weighed
 from training.tracking import track, tracking
 from wm_gym.evaluate import make_lanes, rollout
 from wm_gym.models.controller import Controller, ControllerConfig
-from wm_gym.registration import env_ids
+from wm_gym.registration import env_ids, task_of
 from wm_gym.world_model import WorldModel
 
 STATE = "cma.pkl"
@@ -72,8 +72,8 @@ class Args:
     """C's weights of h stay zero: how well does it drive without the memory?"""
     diagonal: bool = False
     """separable CMA-ES: learns a variance for each weight, no covariances"""
-    max_steps: int = 1000
-    """steps of an episode at most"""
+    max_steps: int = 0
+    """steps of an episode at most; 0 for the real env's own limit, or 1000 where it has none"""
     temperature: float = 1.0
     """of the dream"""
     sampling: str = "sample"
@@ -141,14 +141,14 @@ def hard_dreams(
         world_model: bundled name, folder, or user/name on the Hugging Face Hub.
         members: ``(M, P)``.
         config: of C.
-        max_steps: of a dream.
+        max_steps: of a dream; 0 for the real env's own limit.
     """
     dreams = make_lanes(
         env_ids(world_model)[0],
         len(members) * HARD_DREAMS,
         world_model=world_model,
         temperature=2.0,
-        max_episode_steps=max_steps,
+        max_episode_steps=task_of(world_model).limit(max_steps),
     )
     paid = evaluate(Tremble(dreams, 0.3, alike=HARD_DREAMS), members, np.arange(HARD_DREAMS), config)
     dreams.close()
@@ -196,7 +196,7 @@ def main(args: Args) -> Path:
         ValueError: for an unknown env, gradients through or weighed pay of the real one, or a cluster for dreams.
     """
     dream, real = env_ids(args.world_model)
-    args = replace(args, env=args.env or dream)
+    args = replace(args, env=args.env or dream, max_steps=task_of(args.world_model).limit(args.max_steps))
     if args.env not in (dream, real):
         raise ValueError(f"--env must be {dream} or {real}, got {args.env!r}")
     if args.env == real and args.gradient.steps:

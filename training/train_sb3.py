@@ -242,7 +242,7 @@ def main(args: Args) -> Path:
         ImportError: when the algorithm's package is not installed.
     """
     (dream, real), task = env_ids(args.world_model), task_of(args.world_model)
-    args = replace(args, env=args.env or dream, max_steps=args.max_steps or task.max_episode_steps or 1000)
+    args = replace(args, env=args.env or dream, max_steps=task.limit(args.max_steps))
     if args.env not in (dream, real):
         raise ValueError(f"--env must be {dream} or {real}, got {args.env!r}")
     if args.env == real and args.disturbance:

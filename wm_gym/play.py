@@ -51,8 +51,8 @@ class Args:
     """of the first episode; the following count up"""
     episodes: int = 3
     """how many"""
-    max_steps: int = 1000
-    """length of an episode at most, at 50 steps a second; -1 for no limit"""
+    max_steps: int = 0
+    """steps of an episode at most; 0 for the env's own limit, -1 for none"""
     browser: bool = False
     """open a page of this machine, where the dream runs beside the real car under the same actions"""
     port: int = 0
@@ -130,8 +130,8 @@ def check(args: Args, render_mode: str) -> None:
     for name in ("env", "hands", "render_mode", "video", "episodes", "max_steps") if args.browser else ():
         if getattr(args, name) != getattr(Args, name):
             raise SystemExit(f"--browser and --{name} exclude each other: leave one out")
-    for name, least in (("seed", 0), ("episodes", 1), ("max_steps", 1)):
-        if (given := getattr(args, name)) < least and (name, given) != ("max_steps", -1):
+    for name, least in (("seed", 0), ("episodes", 1), ("max_steps", -1)):
+        if (given := getattr(args, name)) < least:
             raise SystemExit(f"--{name} must be at least {least}, got {given}")
     if args.video is not None and args.video.suffix != ".mp4":
         raise SystemExit(f"--video must name an .mp4 file, got {args.video}")
@@ -174,9 +174,8 @@ def main(args: Args) -> None:
         browse(args)
         return
     try:
-        env = gym.make(
-            args.env, world_model=args.world_model, render_mode=render_mode, max_episode_steps=args.max_steps
-        )
+        kwargs: dict[str, Any] = {"world_model": args.world_model, "max_episode_steps": args.max_steps or None}
+        env = gym.make(args.env, render_mode=render_mode, **kwargs)
         policy = Keyboard(env.observation_space) if args.hands else wm_gym.load_policy(args.policy, env, args.seed)
     except (ValueError, TypeError, FileNotFoundError) as error:
         raise SystemExit(str(error)) from error

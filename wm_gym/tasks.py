@@ -27,6 +27,8 @@ LARGEST_FRAME = 1 << 12
 """The greatest height or width of a frame."""
 FINISHED = ("lap_finished", "is_success")
 """What envs call it in their info whether an end is a success; the first is CarRacing's."""
+DEFAULT_LIMIT = 1000
+"""Steps of an episode of an env that has no time limit of its own, where one is needed."""
 RENDER_MODES = {"render_modes": ["rgb_array"]}
 """Of an env that is seen as it renders itself."""
 
@@ -76,6 +78,16 @@ class TaskConfig:
             raise ValueError(f"solved is a score up to {LARGEST_VALUE}, got {self.solved!r}")
         if self.finished not in (None, *FINISHED):
             raise ValueError(f"finished is the name of an info, one of {FINISHED}, got {self.finished!r}")
+
+    def limit(self, steps: int = 0) -> int:
+        """Return how many steps an episode takes at most: so many, or for 0 the env's own limit, or 1000 without one.
+
+        Raises:
+            ValueError: for less than 0.
+        """
+        if steps < 0:
+            raise ValueError(f"an episode has at least one step, or 0 for the limit of {self.env}, got {steps}")
+        return steps or self.max_episode_steps or DEFAULT_LIMIT
 
     @classmethod
     def of(cls, env: str, **kwargs: Any) -> TaskConfig:
