@@ -61,7 +61,7 @@ class Args:
     episodes: int = 100
     """the folder is filled up to this many episodes"""
     first_seed: int = 0
-    """theirs are the first unused ones from this one on"""
+    """lowest track; those that episodes have are left out"""
     policy: str = "random"
     """as wm_gym.load_policy takes it: "random", "scripted" or "scripted-varied" (privileged), a controller's folder"""
     world_model: Path | None = None

@@ -57,7 +57,7 @@ class Args:
     scripted_episodes: int = 70
     """first data: drives of CarRacing's scripted, privileged drivers with bursts of random actions; 0 from scratch"""
     mirror: bool = False
-    """M sees CarRacing's drives in a mirror, too; its own switch does not count, V's does"""
+    """M sees CarRacing's drives in a mirror, too; --rnn.mirror does not count, --vae.mirror is another switch"""
     memories: int = 1
     """Ms of a run, from different first weights: dreams are the first one's, and the others doubt them, at the price
     --controller.objective.doubt"""
@@ -71,7 +71,7 @@ class Args:
     refined: int = 0
     """so many of the sought go on, from the second round on, by --refine from the best controller so far"""
     candidates: int = 4
-    """the refined, and of the other sought those that hard dreams pay best: they drive the real car"""
+    """controllers of a round that drive the real car: the refined, and of the others those that hard dreams pay best"""
     own_episodes: int = 32
     """real drives of a round's candidates in turn, for the next round's data"""
     own_patience: int = 150
@@ -91,8 +91,8 @@ class Args:
     validation_tracks: int = 20
     """real validation tracks that each candidate of a round drives, for the choice between them, and as many dreams"""
     finalists: int = 2
-    """the best candidates of all rounds, which drive all validation tracks at last: the best of them is the run's
-    result"""
+    """the best candidates of all rounds, which drive all validation tracks at the end of the run: the best of them is
+    its result"""
     max_steps: int = 0
     """steps of an episode at most; 0 for the real env's own limit, or 1000 where it has none"""
     workers: int = 2

@@ -66,7 +66,7 @@ class Args:
     steps: int = 0
     """of the env, over all lanes; 0 for what the hyperparameter file says, or a million"""
     minutes: float = 0.0
-    """of training, validation not counted, and what the rollout takes that is begun then; 0 for no limit"""
+    """of training, without validation; a rollout that has begun is finished. 0 for no limit"""
     lanes: int = 0
     """0 for what the hyperparameter file says; on the real env each is a process"""
     temperature: float = 1.0

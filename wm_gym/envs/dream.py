@@ -77,11 +77,11 @@ class DreamEnv(Tempered, gym.Env):
     goes on there, but the model knows too little of it.
 
     ## Information
-    Where there is a goal, at the end of an episode whether it was reached, under the real env's name. Where a penalty
-    or a limit is given, the world model's doubters, if it has some, follow the dream: ``info["disagreement"]`` tells at
-    each step how far apart the memories are: the variance of their means of the next latent, in units of the
-    variance that they expect themselves (see `wm_gym.models.memory.disagreement`). An ensemble tells its members', at
-    any rate. States of dreams that doubters follow hold theirs too: they fit such dreams alone.
+    At the end of an episode whether the goal was reached, if there is one, under the real env's key (CarRacing's is
+    ``lap_finished``). At each step ``disagreement``, where a penalty or a limit is given and the world model has
+    doubters, and always where its memory is an ensemble: how far apart the memories are, as the variance of their means
+    of the next latent in units of the variance that they expect themselves (see `wm_gym.models.memory.disagreement`).
+    States of dreams that doubters follow hold theirs too: they fit such dreams alone.
 
     ## Arguments
     * ``world_model``: bundled name, folder, or user/name on the Hugging Face Hub.
