@@ -1,15 +1,13 @@
-"""Envs as an agent is trained in them: what their pay counts, its scale, and a hand that trembles."""
+"""Envs as an agent is trained in them: what their pay counts, and a hand that trembles."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from gymnasium.spaces import Box, Discrete
 from gymnasium.vector import VectorActionWrapper, VectorEnv, VectorRewardWrapper
-from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from training import gradient
 from wm_gym.actions import draw_action
@@ -90,14 +88,3 @@ class Tremble(VectorActionWrapper):
         shock = np.resize(shock, self._tremble.shape)
         self._tremble = gradient.TREMBLE * self._tremble + (1 - gradient.TREMBLE**2) ** 0.5 * shock
         return np.clip(actions + self._size * self._tremble, self._low, self._high)
-
-
-def scale_rewards(envs: VecEnv, normalize: dict[str, Any], kept: Path) -> VecNormalize:
-    """Return envs whose rewards are divided by the running deviation of returns, that of a kept file if there is one.
-
-    Raises:
-        ValueError: for observations that are to be normalised: an agent is saved without what it would need to drive.
-    """
-    if normalize.get("norm_obs", True):
-        raise ValueError(f"only rewards can be normalised: set norm_obs to false, got {normalize}")
-    return VecNormalize.load(str(kept), envs) if kept.is_file() else VecNormalize(envs, **normalize)

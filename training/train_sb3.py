@@ -17,18 +17,16 @@ import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
 import tyro
-import yaml
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import KVWriter, Logger
-from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from stable_baselines3.common.vec_env import VecEnv, VecMonitor
+from stable_baselines3.common.vec_env import VecEnv, VecMonitor, VecNormalize
 from torch.nn.utils import parameters_to_vector
 from tqdm import tqdm
 
@@ -37,18 +35,16 @@ from training.checkpoints import append_log, read_log
 from training.device import choose_device
 from training.files import alone, copy_atomic, keep_settings, write_atomic
 from training.filming import film, write_video
+from training.hyperparameters import hyperparameters
 from training.presets import MOST_CANDIDATES
 from training.seeds import TRAINING_SEEDS, VALIDATION_SEEDS, take
-from training.shaping import Tremble, make_weighed, scale_rewards
+from training.shaping import Tremble, make_weighed
 from training.tracking import track, track_video, tracking
 from wm_gym.evaluate import EpisodeResult, make_lanes, rollout, summarize
 from wm_gym.policies import load_policy
 from wm_gym.registration import env_ids, task_of
 from wm_gym.sb3 import SB3VecEnv, algorithm
 from wm_gym.world_model import WorldModel
-
-HYPERPARAMETERS = Path(__file__).parent / "hyperparameters"
-"""A file for each algorithm that was tuned, as rl_zoo3 reads them."""
 
 
 @dataclass
@@ -71,7 +67,7 @@ class Args:
     """0 for what the hyperparameter file says; on the real env each is a process"""
     temperature: float = 1.0
     """of the dream"""
-    starts: str = "any"
+    starts: Literal["episode", "any"] = "any"
     """dreams start at the first frame of an "episode", or from "any" stored moment"""
     objective: gradient.Objective = field(default_factory=gradient.Objective)
     """what of a dream's pay counts"""
@@ -100,25 +96,6 @@ DISCRETE_ONLY, CONTINUOUS_ONLY = ("dqn", "qrdqn"), ("crossq", "ddpg", "sac", "td
 
 NORMALIZED = "vecnormalize.pkl"
 """What the rewards were scaled by."""
-
-
-def hyperparameters(algo: str, env: str, actions: int) -> dict[str, Any]:
-    """Return what an algorithm's file says for an env, in rl_zoo3's names; else what lets it learn so many actions."""
-    file = HYPERPARAMETERS / f"{algo}.yml"
-    if file.is_file() and env in (found := yaml.safe_load(file.read_text())):
-        return found[env]
-    settings: dict[str, Any] = {
-        "n_envs": 2 if gym.spec(env).vector_entry_point is None else 16,
-        "n_timesteps": 1_000_000,
-    }
-    settings["policy"] = {"ars": "LinearPolicy", "recurrentppo": "MlpLstmPolicy"}.get(algo, "MlpPolicy")
-    if algo == "ars":
-        settings["n_envs"] = 1  # it plays one episode for each candidate
-    if issubclass(algorithm(algo), OffPolicyAlgorithm):
-        settings["buffer_size"] = 200_000  # 576 numbers a step: a million would take 2.3 GB
-    if algo in ("ddpg", "td3"):
-        settings["action_noise"] = NormalActionNoise(np.zeros(actions), np.full(actions, 0.1))
-    return settings
 
 
 class Tracked(KVWriter):
@@ -213,6 +190,17 @@ def validate(args: Args, agent: BaseAlgorithm, env: str, lanes: int) -> list[Epi
     results = list(rollout(envs, agent, take(VALIDATION_SEEDS, args.tracks)))
     envs.close()
     return results
+
+
+def scale_rewards(envs: VecEnv, normalize: dict[str, Any], kept: Path) -> VecNormalize:
+    """Return envs whose rewards are divided by the running deviation of returns, that of a kept file if there is one.
+
+    Raises:
+        ValueError: for observations that are to be normalised: an agent is saved without what it would need to drive.
+    """
+    if normalize.get("norm_obs", True):
+        raise ValueError(f"only rewards can be normalised: set norm_obs to false, got {normalize}")
+    return VecNormalize.load(str(kept), envs) if kept.is_file() else VecNormalize(envs, **normalize)
 
 
 def film_best(args: Args) -> None:
