@@ -43,6 +43,11 @@ def test_the_same_arguments_drive_the_same_whatever_the_number_of_workers(drives
         )
 
 
+def test_drives_that_read_the_track_are_no_policys_own(tmp_path):
+    with pytest.raises(ValueError, match=r"scripted-varied drives read the track.*leave out --own"):
+        collect.main(collecting(tmp_path, policy="scripted-varied", own=True))
+
+
 def test_collect_fills_a_folder_up_and_keeps_what_is_finished(own_drives):
     before = contents(own_drives)
     (own_drives / "0.npz").unlink()  # as if it had been killed before the first episode was finished

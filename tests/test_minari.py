@@ -16,6 +16,7 @@ from training.encode import open_frames
 from training.rollouts import Driver, Episode, episode_files, frames_file, keep_task, save_frames
 from wm_gym.car_racing import CAR_RACING
 from wm_gym.frames import encoder_input
+from wm_gym.tasks import TaskConfig
 
 FRAMES, STEPS = "gauges96", 30
 
@@ -105,9 +106,14 @@ def test_rollouts_come_back_from_their_dataset_with_frames_and_all(rollouts, tmp
 
 def test_episodes_of_another_env_are_no_car_racing(theirs, tmp_path):
     keep_task(tmp_path / "acrobot", ACROBOT)
-    with pytest.raises(ValueError, match="holds episodes of Acrobot-v1, but"):
+    with pytest.raises(ValueError, match=r"holds episodes of Acrobot-v1 {}, but"):
         stage.export_dataset(stage.Export("mine-v0", tmp_path / "acrobot"))
-    with pytest.raises(ValueError, match="holds episodes of Acrobot-v1, but"):
+    keep_task(tmp_path / "choices", TaskConfig.of("CarRacing-v3", continuous=False))
+    with pytest.raises(
+        ValueError, match=r"holds episodes of CarRacing-v3 {'continuous': False}, but .* CarRacing-v3 {}"
+    ):
+        stage.export_dataset(stage.Export("mine-v0", tmp_path / "choices"))
+    with pytest.raises(ValueError, match=r"holds episodes of Acrobot-v1 {}, but"):
         stage.import_dataset(replace(dataset_of(theirs), out=tmp_path / "acrobot"))
 
 

@@ -182,7 +182,7 @@ def new_drives(args: Args, task: TaskConfig) -> list[Job]:
     """Return the drives that are missing from the folder, of its first unused seeds.
 
     Raises:
-        ValueError: when there are not so many seeds from the first one on.
+        ValueError: when there are not so many seeds from the first one on, or for scripted drives called own.
     """
     taken = {int(path.stem) for path in episode_files(args.out)}
     missing = max(0, args.episodes - len(taken))
@@ -193,6 +193,8 @@ def new_drives(args: Args, task: TaskConfig) -> list[Job]:
             f"training tracks are 0 to {TRAINING_SEEDS.stop - 1}: no {missing} unused ones from --first-seed "
             f"{args.first_seed} on"
         )
+    if args.own and args.policy.startswith("scripted"):
+        raise ValueError(f"{args.policy} drives read the track, and are no policy's own: leave out --own")
     label = "own" if args.own else "random" if args.policy == "random" else "privileged"
     world_model = None if args.world_model is None else str(args.world_model)
     driver = Driver(args.policy, label, args.burst_rate, args.burst_length, world_model)

@@ -76,9 +76,11 @@ class Import:
 
 
 def check_car_racing(rollouts: Path) -> None:
-    """Raise ValueError for a folder that holds episodes of another env."""
-    if (task := load_task(rollouts)).env != CAR_RACING.env:
-        raise ValueError(f"{rollouts} holds episodes of {task.env}, but these datasets are of {CAR_RACING.env}")
+    """Raise ValueError for a folder that holds episodes of another env, or of CarRacing with other arguments."""
+    if (task := load_task(rollouts)) != CAR_RACING:
+        raise ValueError(
+            f"{rollouts} holds episodes of {task.env} {task.kwargs}, but these datasets are of {CAR_RACING.env} {{}}"
+        )
 
 
 def export_dataset(args: Export) -> minari.MinariDataset:
