@@ -142,6 +142,12 @@ def test_the_decoders_own_epochs_move_no_latent(noise, tmp_path):
         assert torch.equal(after[name], tensor) == (not name.startswith("decoder")), name
 
 
+def test_epochs_that_decoder_epochs_have_used_up_are_refused(noise, tmp_path):
+    train_vae.main(training(train_vae, noise, tmp_path, decoder_epochs=2))
+    with pytest.raises(ValueError, match="has 3 epochs, those of the decoder counted: --epochs 2 is too few"):
+        train_vae.main(training(train_vae, noise, tmp_path, epochs=2, decoder_epochs=2))
+
+
 @pytest.mark.parametrize(
     ("stage", "model"),
     [(train_vae, VAEConfig(channels=(8, 8, 8, 8))), (train_rnn, MDNRNNConfig(hidden_size=64))],

@@ -41,7 +41,8 @@ class Args:
     out: Path = Path("runs/default/vae")
     """folder for the checkpoint and the log"""
     epochs: int = 10
-    """passes over all frames in all; a folder trained for fewer goes on"""
+    """passes over all frames in all, those of the decoder that were made before among them; a folder trained for fewer
+    goes on"""
     decoder_epochs: int = 0
     """passes after these that train the decoder alone, on the means: sharper pictures, and no latent moves"""
     batch: int = 256
@@ -131,7 +132,11 @@ def novelty(rollouts: Path, vae: Path, newest: Collection[int]) -> float:
 
 
 def main(args: Args) -> Path:
-    """Train V, then its decoder alone, and return the checkpoint's path; each finished epoch is kept."""
+    """Train V, then its decoder alone, and return the checkpoint's path; each finished epoch is kept.
+
+    Raises:
+        ValueError: for fewer epochs than a folder has, decoder epochs among them, and more of these to come.
+    """
     device = choose_device(args.device, args.tf32)
     bfloat16 = multiplies_bfloat16(device) if args.bfloat16 == "auto" else args.bfloat16 == "yes"
     path, log = args.out / "checkpoint.pt", args.out / "log.jsonl"
@@ -152,6 +157,8 @@ def main(args: Args) -> Path:
     row_weight = torch.ones(INPUT_SIZE, device=device)
     row_weight[gauge_rows(args.frames)] = args.gauge_weight
     total = args.epochs + args.decoder_epochs
+    if checkpoint is not None and args.epochs < done < total and args.epochs != checkpoint.get("epochs", args.epochs):
+        raise ValueError(f"{path} has {done} epochs, those of the decoder counted: --epochs {args.epochs} is too few")
     first, last = segment(checkpoint, args.epochs)
     for epoch in range(done, total):
         whole = epoch < args.epochs
@@ -186,6 +193,7 @@ def main(args: Args) -> Path:
             "config": asdict(args.model),
             "frames": args.frames,
             "epoch": epoch + 1,
+            "epochs": args.epochs,
             "segment": [first, last],
         }
         error, kl = totals / len(batches)
