@@ -24,7 +24,7 @@ import tyro
 
 from benchmarks import score
 from benchmarks.reevolve import price, seek
-from benchmarks.report import RESULTS, write_report
+from benchmarks.report import RESULTS, command, write_report
 from training import gradient, train_controller, train_sb3
 from training.checkpoints import read_log
 from training.encode import fingerprint
@@ -130,7 +130,9 @@ def main(args: Args) -> None:
     model = WorldModel.from_pretrained(args.world_model)
     made_by = {key: model.config.training.get(key) for key in ("command", "real_frames")}
     common: dict[str, Any] = {
-        "command": "python -m benchmarks.agents",
+        "command": command(
+            "agents", replace(args, learners=Args.learners, worlds=Args.worlds, seeds=Args.seeds, out=Args.out)
+        ),
         **{name: getattr(args, name) for name in ("minutes", "temperature", "doubt", "disturbance", "beyond")},
         "threads": torch.get_num_threads(),
         "seeds": [TEST_SEEDS.start, TEST_SEEDS.stop - 1],

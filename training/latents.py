@@ -94,7 +94,8 @@ def load_latents(folder: Path, fingerprint: str) -> list[LatentEpisode]:
     stale = [int(path.stem) for path in paths if LatentEpisode.encoder(path) != fingerprint]
     if stale:
         raise ValueError(
-            f"{folder}: episodes {stale[:5]} were encoded by another V: run `python -m training.encode` again"
+            f"{folder}: episodes {stale[:5]} were encoded by another V: run `python -m training.encode` again; V of "
+            "an earlier round's world model is that model's alone, and its figures are in that round's open_loop.json"
         )
     return [LatentEpisode.load(path) for path in paths]
 
