@@ -228,12 +228,13 @@ def page(content: dict[str, Any]) -> Figure:
 def worst_dream(args: Args, policies: dict[str, Policy], lines: Sequence[dict[str, Any]]) -> Figure:
     """Draw the worst real drive of the policy whose dreams are too kind by most, above what it dreamt from there."""
     worst = max(lines, key=lambda line: line["dream"]["mean"] - line["real"]["mean"])
-    dream, real = (gym.make(env_id, world_model=args.world_model) for env_id in env_ids(args.world_model))
+    task = task_of(args.world_model)
+    kwargs: dict[str, Any] = {"world_model": args.world_model, "max_episode_steps": task.limit()}
+    dream, real = (gym.make(env_id, **kwargs) for env_id in env_ids(args.world_model))
     on_track, dreamt, earned, paid = gap(real, dream, policies[worst["policy"]], worst["worst_track"])
     real.close()
     dream.close()
-    names, fps = (f"real: {earned:+.0f}", f"dream: {paid:+.0f}"), task_of(args.world_model).fps
-    return strip(on_track, dreamt, GAP_EVERY, names, fps)
+    return strip(on_track, dreamt, GAP_EVERY, (f"real: {earned:+.0f}", f"dream: {paid:+.0f}"), task.fps)
 
 
 def main(args: Args) -> None:

@@ -25,7 +25,7 @@ from wm_gym.card import card
 from wm_gym.evaluate import make_lanes
 from wm_gym.models.controller import Controller, ControllerConfig
 from wm_gym.models.mdn_rnn import MDNRNN, MDNRNNConfig
-from wm_gym.registration import env_ids
+from wm_gym.registration import env_ids, task_of
 from wm_gym.reward import RewardConfig
 from wm_gym.tasks import make_env
 from wm_gym.world_model import WorldModel
@@ -258,6 +258,8 @@ def test_a_small_run_of_the_preset(small_run):
     assert model.config.task == ACROBOT
     assert model.config.reward == RewardConfig(scale=0.0, per_step=-1.0)  # none of these ended
     assert model.config.training["episodes"] == {"random": 4}
+    for flag in ("--random-steps 20", "--max-steps 12", "--controller.max-steps 12"):
+        assert f" {flag} " in model.config.training["command"] + " "
     controller = Controller.from_pretrained(args.run / "controller-real" / "controller")
     assert controller.config.training["env"] == "LatentAcrobot-v0"
     (line,) = read_log(args.run / "controller-real" / "log.jsonl")
@@ -272,8 +274,8 @@ def test_a_small_run_of_the_preset(small_run):
 def test_the_benchmarks_of_a_small_run(small_run, tmp_path, monkeypatch):
     best = small_run[0].run / "best"
     world_model, controller = str(best / "world_model"), str(best / "controller")
-    for env_id in env_ids(world_model):
-        monkeypatch.setattr(gym.spec(env_id), "max_episode_steps", 12)
+    for module in (driving, transfer):
+        monkeypatch.setattr(module, "task_of", lambda name: replace(task_of(name), max_episode_steps=12))
     for module in (driving, calibration):  # short episodes, and so no workers, which would not know
         monkeypatch.setattr(module, "map_jobs", lambda function, jobs, *_: (function(job) for job in jobs))
     monkeypatch.setattr(score, "TEST_SEEDS", range(2_000_000, 2_000_002))

@@ -10,8 +10,9 @@ from conftest import make_world_model
 from training import bundle, loop, selection, train_vae
 from training.checkpoints import append_log, read_log
 from training.files import write_json
-from training.presets import PRESETS, parse
+from training.presets import PRESETS, parse, settled
 from training.rollouts import Driver, Episode
+from wm_gym.car_racing import CAR_RACING
 from wm_gym.models.controller import Controller, ControllerConfig
 from wm_gym.world_model import WorldModel
 
@@ -128,6 +129,24 @@ def test_the_best_candidates_of_all_rounds_drive_all_validation_tracks(run, monk
     assert [line["round"] for line in read_log(run / "finalists.jsonl")] == [2, 1, 1]
 
 
+def test_what_was_drawn_of_a_candidate_that_lost_to_another_of_its_round_is_drawn_again(run, monkeypatch):
+    drives(monkeypatch, {(1, 1, 100): 240.0, (1, 0, 100): 280.0})
+    args, drawn = (
+        replace(SMOKE, run=run, finalists=1),
+        [run / "rounds/001" / name for name in ("drive.mp4", "strip.png")],
+    )
+    lines = [line for line in read_log(run / "candidates.jsonl") if line["round"] == 1]
+    (run / "candidates.jsonl").write_text("")
+    for line in lines:
+        append_log(run / "candidates.jsonl", line)
+    for finalists, there in ((1, True), (2, False)):
+        selection.final(replace(args, finalists=1))
+        for path in drawn:
+            path.touch()
+        selection.final(replace(args, finalists=finalists))
+        assert [path.is_file() for path in drawn] == [there, there]
+
+
 def test_a_run_that_is_not_over_is_not_bundled(run):
     with pytest.raises(FileNotFoundError, match=r"finalists\.jsonl.*training\.loop"):
         bundle.main(bundle.Args(run=run))
@@ -160,11 +179,15 @@ def test_a_run_needs_a_round_and_a_finalist(changed, tmp_path):
         ({"env": "Acrobot-v1", "mirror": False, "vae": WHOLE}, "Acrobot-v1 needs --scripted-episodes 0"),
         (
             {"env": "Acrobot-v1", "mirror": False, "vae": WHOLE, "scripted_episodes": 0},
+            "to have patience for: Acrobot-v1 needs --own-patience 0",
+        ),
+        (
+            {"env": "Acrobot-v1", "mirror": False, "vae": WHOLE, "scripted_episodes": 0, "own_patience": 0},
             r"Acrobot-v1: use --controller\.gradient\.steps 0 --refined 0",
         ),
     ],
 )
-def test_a_run_without_a_mirror_or_gradients_is_refused_before_it_begins(changed, message, tmp_path):
+def test_a_run_without_a_mirror_patience_or_gradients_is_refused_before_it_begins(changed, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         loop.main(replace(SMOKE, run=tmp_path / "run", **changed))
     assert not (tmp_path / "run").exists()
@@ -243,6 +266,13 @@ def test_a_bundle_holds_the_best_of_a_run_and_its_card(run, tmp_path, monkeypatc
     ):
         assert said in card
     assert sum(path.suffix == ".png" for path in (tmp_path / "results").iterdir()) == 4
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_command_of_a_preset_names_no_settings(preset, run):
+    write_json(run / "args.json", asdict(settled(PRESETS[preset], CAR_RACING)))
+    selection.keep_best(run)
+    assert selection.record(run, {"round": 2})["command"] == f"python -m training.loop --preset {preset}"
 
 
 def test_the_command_of_a_run_names_the_settings_that_differ_from_the_preset_and_is_read_as_it_is_written(run):

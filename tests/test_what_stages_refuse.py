@@ -65,6 +65,8 @@ def test_a_memory_that_can_not_be_trained_is_refused_before_it_is(latents, tmp_p
     [
         ({"validation_tracks": 101}, "there are 100 tracks.*can't drive 101"),
         ({"validation_tracks": 0}, "can't drive 0"),
+        ({"random_steps": -1}, "at least one step, or 0 for the limit of CarRacing-v3, got -1"),
+        ({"controller": replace(SMOKE.controller, max_steps=-1)}, "at least one step, .* got -1"),
         (
             {"rnn": replace(SMOKE.rnn, model=MDNRNNConfig(latent_size=16))},
             "V makes latents of 32 numbers and M takes 16",

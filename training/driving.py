@@ -18,7 +18,7 @@ from training.workers import here, map_jobs, weights_of
 from wm_gym.evaluate import EpisodeResult, make_lanes, rollout
 from wm_gym.models.controller import Controller
 from wm_gym.policies import Policy, load_policy
-from wm_gym.registration import env_ids
+from wm_gym.registration import env_ids, task_of
 from wm_gym.world_model import WorldModel
 
 Array = npt.NDArray[np.floating]
@@ -99,8 +99,10 @@ def drive(
         seeds: one episode each.
         lanes: episodes at a time; on the real env one process each.
         ray: address of a Ray cluster whose cores drive the real env; None for processes of this machine.
-        **kwargs: further arguments of the env, such as ``max_episode_steps``, or ``starts`` of the dream.
+        **kwargs: further arguments of the env, such as ``starts`` of the dream, or ``max_episode_steps``, by default
+            the real env's limit, or 1000.
     """
+    kwargs = {"max_episode_steps": task_of(world_model).limit(), **kwargs}
     if env_id == env_ids(world_model)[1]:
         return drive_real(policy, world_model, [(seed, None) for seed in seeds], lanes, ray, **kwargs)
     envs = make_lanes(env_id, min(lanes, len(seeds)), world_model=str(world_model), **kwargs)
@@ -130,8 +132,9 @@ def drive_real(
         episodes: seed, and which member of a population of controllers drives; None if it is none.
         workers: number of processes.
         ray: address of a Ray cluster to drive on instead.
-        **kwargs: further arguments of the env, such as ``max_episode_steps``.
+        **kwargs: further arguments of the env, as for `drive`.
     """
+    kwargs = {"max_episode_steps": task_of(world_model).limit(), **kwargs}
     alone = partial(_drive_alone, policy, str(world_model), kwargs)
     weights = weights_of(policy if isinstance(policy, str) else None, str(world_model))
     jobs = [(index, *episode) for index, episode in enumerate(episodes)]

@@ -27,7 +27,7 @@ from training import collect, encode, gradient, open_loop, train_controller, tra
 from training.checkpoints import append_log, read_log
 from training.files import alone, keep_settings, write_json
 from training.pictures import draw_progress, draw_round, round_folder
-from training.presets import FREE, MOST_CANDIDATES, SEED_TRACKS, Args, parse
+from training.presets import FREE, MOST_CANDIDATES, SEED_TRACKS, Args, parse, settled
 from training.rollouts import Episode, check_mirror, episode_files, parse_task
 from training.seeds import TRAINING_SEEDS, VALIDATION_SEEDS, take
 from training.selection import choose, final, keep_best
@@ -201,7 +201,8 @@ def main(args: Args) -> dict[str, Any]:
 
     Raises:
         ValueError: for no rounds, finalists or memories, none to doubt, too many or too few candidates, refined ones or
-            validation tracks, a seed out of range, V and M of unlike sizes, or a mirror or gradients where none are.
+            validation tracks, a seed out of range, V and M of unlike sizes, a limit of steps below 0, or a mirror,
+            patience or gradients where none are.
     """
     if not 0 <= args.seed < len(TRAINING_SEEDS) // SEED_TRACKS:
         raise ValueError(
@@ -236,13 +237,13 @@ def main(args: Args) -> dict[str, Any]:
     kept_size(args.vae.frames, task.frame)
     if args.scripted_episodes and task.env != CAR_RACING.env:
         raise ValueError(f"scripted drivers know CarRacing alone: {task.env} needs --scripted-episodes 0")
+    if args.own_patience and task.env != CAR_RACING.env:
+        raise ValueError(f"only CarRacing counts the progress to have patience for: {task.env} needs --own-patience 0")
     if task.actions.discrete and (args.controller.gradient.steps or (args.refined and args.refine.steps)):
         raise ValueError(
             f"no gradient flows through the choices of {args.env}: use --controller.gradient.steps 0 --refined 0"
         )
-    steps = task.limit(args.max_steps)
-    controller = replace(args.controller, max_steps=args.controller.max_steps or steps)
-    args = replace(args, max_steps=steps, random_steps=args.random_steps or steps, controller=controller)
+    args = settled(args, task)
     keep_settings(args.run / "args.json", asdict(args), FREE)
     log = args.run / "rounds.jsonl"
     for number in range(len(read_log(log)), args.rounds):

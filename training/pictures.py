@@ -181,13 +181,14 @@ def draw_drives(folder: Path, seed: int, steps: int, video: bool) -> None:
     driven = film(real, controller, seed, f"draw real {seed}")
     save_figure(reconstructions(model, driven.frames), folder / "reconstructions.png")
     if video:
-        dreamt = film(dream, controller, seed, f"draw dream {seed}")
-        write_video(folder / "drive.mp4", driven.frames, dreamt.frames, model.config)
         worst = json.loads((folder / "closed_loop.json").read_text())["worst_track"]
         on_track, dreamt_on, earned, paid = gap(real, dream, controller, worst)
         names = (f"real: {earned:+.0f}", f"dream: {paid:+.0f}")
         save_figure(strip(on_track, dreamt_on, GAP_EVERY, names, fps), folder / "gap.png")
     save_figure(strip(*branch(real, dream, controller, seed), fps=fps), folder / "strip.png")
+    if video:  # last: it says that all is there
+        dreamt = film(dream, controller, seed, f"draw dream {seed}")
+        write_video(folder / "drive.mp4", driven.frames, dreamt.frames, model.config)
     real.close()
     dream.close()
 

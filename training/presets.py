@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import tyro
@@ -12,6 +12,7 @@ from training import gradient, train_controller, train_rnn, train_vae
 from wm_gym.car_racing import CAR_RACING
 from wm_gym.models.mdn_rnn import MDNRNNConfig
 from wm_gym.models.vae import VAEConfig
+from wm_gym.tasks import TaskConfig
 
 SEED_TRACKS = 20_000
 """Training tracks of a run, and seeds of its controllers: from ``seed`` times so many on."""
@@ -211,6 +212,17 @@ PRESETS = {
         controller=train_controller.Args(generations=80, population=32, rollouts=8, sigma=0.2, diagonal=True),
     ),
 }
+
+
+def settled(args: Args, task: TaskConfig) -> Args:
+    """Return settings in which what is 0 for an episode's limit says which it is.
+
+    Raises:
+        ValueError: for a limit below 0.
+    """
+    steps = task.limit(args.max_steps)
+    controller = replace(args.controller, max_steps=task.limit(args.controller.max_steps or steps))
+    return replace(args, max_steps=steps, random_steps=task.limit(args.random_steps or steps), controller=controller)
 
 
 def parse(arguments: list[str] | None = None, description: str | None = None) -> Args:

@@ -14,7 +14,7 @@ from training.checkpoints import append_log, read_log
 from training.driving import drive
 from training.files import copy_atomic, flags
 from training.pictures import round_folder
-from training.presets import PRESETS, Args
+from training.presets import PRESETS, Args, settled
 from training.seeds import VALIDATION_SEEDS, take
 from wm_gym.card import data_label
 from wm_gym.models.controller import Controller
@@ -58,8 +58,12 @@ def _best(lines: Iterable[dict[str, Any]]) -> dict[str, Any]:
 def _settle(run: Path, best: dict[str, Any]) -> None:
     """Make a candidate, given by its line of a log, its round's controller, with what was drawn of its drives."""
     folder = candidate_folder(run, best["round"], best["candidate"])
-    kept = folder.parent.parent
-    Controller.from_pretrained(folder / "controller").save(kept / "controller")
+    kept, controller = folder.parent.parent, Controller.from_pretrained(folder / "controller")
+    former = kept / "controller"
+    if former.is_dir() and (Controller.from_pretrained(former).parameters != controller.parameters).any():
+        for drawn in ("drive.mp4", "strip.png"):  # of the former one, and so are the others that come with them
+            (kept / drawn).unlink(missing_ok=True)
+    controller.save(former)
     for name in ("closed_loop.json", "closed_loop.png"):
         copy_atomic(folder / name, kept / name)
 
@@ -109,15 +113,13 @@ def record(run: Path, best: dict[str, Any]) -> dict[str, Any]:
     settings = json.loads((run / "args.json").read_text())
     names = ("rounds", "candidates", "finalists")
     rounds, candidates, finalists = (read_log(run / f"{name}.jsonl") for name in names)
-    training = WorldModel.load(run / "best" / "world_model").config.training
-    preset = settings["preset"]
+    config, preset = WorldModel.load(run / "best" / "world_model").config, settings["preset"]
+    defaults = asdict(settled(PRESETS[preset], config.task))
     return {
-        **training,
-        "command": " ".join(
-            [f"python -m training.loop --preset {preset}", *flags(settings, asdict(PRESETS[preset]), ALIKE)]
-        ),
+        **config.training,
+        "command": " ".join([f"python -m training.loop --preset {preset}", *flags(settings, defaults, ALIKE)]),
         "round": best["round"],
-        "label": data_label(training["episodes"]),
+        "label": data_label(config.training["episodes"]),
         "real_frames": rounds[-1]["collected_frames"] + sum(line["frames"] for line in candidates + finalists),
         **dict(zip(names, (rounds, candidates, finalists), strict=True)),
     }

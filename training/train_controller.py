@@ -18,7 +18,7 @@ import pickle
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import cma
 import numpy as np
@@ -76,9 +76,9 @@ class Args:
     """steps of an episode at most; 0 for the real env's own limit, or 1000 where it has none"""
     temperature: float = 1.0
     """of the dream"""
-    sampling: str = "sample"
+    sampling: Literal["sample", "mode"] = "sample"
     """"sample", or "mode" for the deterministic dream"""
-    starts: str = "episode"
+    starts: Literal["episode", "any"] = "episode"
     """dreams start at the first frame of an "episode", or from "any" stored moment"""
     lanes: int = 0
     """episodes at a time; 0 for all of a generation (the dream), or for as many processes as cores (the real env)"""
@@ -98,6 +98,11 @@ class Args:
     """first moves of C, in dreams that start anywhere"""
     parent: str | None = None
     """C begins as this controller and not at zero: bundled name, folder, or user/name on the Hugging Face Hub"""
+
+
+def settled(args: Args) -> Args:
+    """Return settings in which a limit of 0 says which it is."""
+    return replace(args, max_steps=task_of(args.world_model).limit(args.max_steps))
 
 
 def evaluate(
@@ -196,7 +201,7 @@ def main(args: Args) -> Path:
         ValueError: for an unknown env, gradients through or weighed pay of the real one, or a cluster for dreams.
     """
     dream, real = env_ids(args.world_model)
-    args = replace(args, env=args.env or dream, max_steps=task_of(args.world_model).limit(args.max_steps))
+    args = replace(settled(args), env=args.env or dream)
     if args.env not in (dream, real):
         raise ValueError(f"--env must be {dream} or {real}, got {args.env!r}")
     if args.env == real and args.gradient.steps:
@@ -257,7 +262,7 @@ def main(args: Args) -> Path:
 
 
 if __name__ == "__main__":
-    arguments = tyro.cli(Args, description=__doc__)
+    arguments = settled(tyro.cli(Args, description=__doc__))
     with alone(arguments.out), tracking(arguments.out, arguments.track, asdict(arguments)):
         keep_settings(arguments.out / "args.json", asdict(arguments), FREE)
         main(arguments)
