@@ -26,9 +26,28 @@ def test_a_folder_of_something_else_is_not_replaced(tmp_path, config):
     (tmp_path / "thesis.txt").write_text("precious")
     if config:
         (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(FileExistsError, match="no artifact"):
+    with pytest.raises(FileExistsError, match="is no controller"):
         Controller().save(tmp_path)
     assert (tmp_path / "thesis.txt").read_text() == "precious"
+
+
+def test_an_artifact_of_another_kind_is_not_replaced(tmp_path):
+    model, controller = make_world_model(), Controller()
+    model.save(tmp_path / "model")
+    controller.save(tmp_path / "controller")
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "config.json").write_text("[]")
+    (foreign / "model.safetensors").write_text("precious")
+    before = contents(tmp_path)
+    for artifact, folder, kind in (
+        (controller, tmp_path / "model", "controller"),
+        (model, tmp_path / "controller", "world_model"),
+        (model, foreign, "world_model"),
+    ):
+        with pytest.raises(FileExistsError, match=f"{folder}: exists and is no {kind}; choose another folder"):
+            artifact.save(folder)
+    assert contents(tmp_path) == before
 
 
 def test_a_save_through_a_link_replaces_what_it_links_to(folder):

@@ -85,6 +85,15 @@ def resolve(name: str | Path, kind: str) -> Path:
     raise ArtifactError(f"{name}: no such {kind}: expected a folder, one of the bundled {names} or user/name{hint}")
 
 
+def _is_kind(folder: Path, kind: str) -> bool:
+    """Return whether a folder's config says that it is an artifact of a kind, whatever else may be wrong with it."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(config, dict) and config.get("kind") == kind
+
+
 def put_aside(folder: Path) -> Path:
     """Return where the old artifact is while a save replaces it; it stays there if the save is killed just then."""
     folder = Path(os.path.realpath(folder))  # behind a link
@@ -274,8 +283,8 @@ def write_folder(folder: Path, kind: str, config: Mapping[str, Any], files: Mapp
     if folder.exists():
         content = {path.name for path in folder.iterdir()} if folder.is_dir() else {folder.name}
         own = {"config.json", *(name for name in content if name.endswith(".safetensors"))}
-        if content and (content - own or "config.json" not in content):
-            raise FileExistsError(f"{folder}: exists and is no artifact; choose another folder")
+        if content and (content - own or "config.json" not in content or not _is_kind(folder, kind)):
+            raise FileExistsError(f"{folder}: exists and is no {kind}; choose another folder")
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.with_name(f".{folder.name}.{uuid4().hex}.tmp")
     temporary.mkdir()
