@@ -1,7 +1,10 @@
 """The stages on another env than CarRacing: episodes, latents, how its dreams pay, and a whole small run."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -83,6 +86,19 @@ def test_a_folder_is_of_one_env(two, tmp_path):
     with pytest.raises(gym.error.Error, match="NoSuchEnv"):
         collect.main(replace(collecting(tmp_path), env="NoSuchEnv-v0"))
     assert not list(tmp_path.iterdir())
+
+
+def test_an_env_of_a_package_is_found_in_each_process_by_the_packages_name(tmp_path):
+    package = "import gymnasium\ngymnasium.register('Mine-v0', 'gymnasium.envs.classic_control:AcrobotEnv')\n"
+    (tmp_path / "their_envs.py").write_text(package)
+    command = [sys.executable, "-m", "training.collect", "--env", "Mine-v0", "--frames", "whole", "--max-steps", "3"]
+    command += ["--episodes", "2", "--workers", "2", "--out", str(tmp_path / "rollouts")]
+    paths = {"PYTHONPATH": str(tmp_path), "SDL_VIDEODRIVER": "dummy"}
+    refused = subprocess.run(command, env=os.environ | paths, capture_output=True, text=True)
+    assert "`Mine` doesn't exist" in refused.stderr and "environment variable WM_GYM_PACKAGES" in refused.stderr
+    env = os.environ | paths | {"WM_GYM_PACKAGES": "math,their_envs"}
+    subprocess.run(command, env=env, check=True, capture_output=True)
+    assert [len(Episode.load(path).actions) for path in episode_files(tmp_path / "rollouts")] == [3, 3]
 
 
 def test_patience_needs_an_env_that_counts(tmp_path):

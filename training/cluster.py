@@ -20,6 +20,7 @@ from training import workers
 from training.files import write_atomic
 from training.workers import MOST_DEATHS, Job, Name, Result
 from wm_gym import artifact
+from wm_gym.tasks import PACKAGES
 
 CANCELS = 30
 """Seconds for which jobs are cancelled again: a cancellation can miss one that is just about to start."""
@@ -49,7 +50,8 @@ def connect(address: str, **options: Any) -> None:
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     if not ray.is_initialized():
-        code = {"working_dir": str(ROOT), "excludes": NOT_CODE}
+        named = {name: os.environ[name] for name in (PACKAGES,) if name in os.environ}
+        code = {"working_dir": str(ROOT), "excludes": NOT_CODE, "env_vars": named}
         ray.init(address, runtime_env=code, logging_level="warning", **options)
 
 

@@ -55,7 +55,7 @@ class Args:
     out: Path = Path("runs/default/rollouts")
     """folder for the episodes; what it holds already is kept and counted"""
     env: str = CAR_RACING.env
-    """id of the real env, which gymnasium or a plugin of it registers"""
+    """id of the real env, as gymnasium registers it or a package that the environment variable WM_GYM_PACKAGES names"""
     env_kwargs: str = "{}"
     """JSON of its arguments"""
     episodes: int = 100

@@ -44,7 +44,7 @@ class Args:
     seed: int = 0
     """of all that is drawn, tracks included; the stages' own seeds do not count"""
     env: str = CAR_RACING.env
-    """id of the real env, which gymnasium or a plugin of it registers"""
+    """id of the real env, as gymnasium registers it or a package that the environment variable WM_GYM_PACKAGES names"""
     env_kwargs: str = "{}"
     """JSON of its arguments"""
     rounds: int = 12

@@ -6,9 +6,11 @@ What is CarRacing's own is in `wm_gym.car_racing`, but for what its pixels show,
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from importlib import import_module
 from typing import Any
 
 import gymnasium as gym
@@ -27,6 +29,9 @@ LARGEST_FRAME = 1 << 12
 """The greatest height or width of a frame."""
 FINISHED = ("lap_finished", "is_success")
 """What envs call it in their info whether an end is a success; the first is CarRacing's."""
+PACKAGES = "WM_GYM_PACKAGES"
+"""Environment variable with packages, separated by commas, whose import registers envs. Processes that are started from
+this one have it too; an artifact, which may come from anyone, can't name any."""
 DEFAULT_LIMIT = 1000
 """Steps of an episode of an env that has no time limit of its own, where one is needed."""
 RENDER_MODES = {"render_modes": ["rgb_array"]}
@@ -94,7 +99,7 @@ class TaskConfig:
         """Return what an env says of itself.
 
         Args:
-            env: its id, which gymnasium or a plugin of it registers.
+            env: its id, see `spec_of`.
             **kwargs: of the env.
 
         Raises:
@@ -109,7 +114,7 @@ class TaskConfig:
                 return car_racing.CAR_RACING
             actions = ActionConfig.of(car_racing.make(**kwargs).action_space)
             return replace(car_racing.CAR_RACING, kwargs=kwargs, actions=actions)
-        spec = gym.spec(env)
+        spec = spec_of(env)
         made = observe_frames(spec, kwargs)
         height, width, _ = made.observation_space.shape
         found = cls(
@@ -153,7 +158,7 @@ def make_env(task: TaskConfig, render_mode: str | None = None, fast: bool = True
     kwargs = {**task.kwargs, **kwargs}
     if task.env == car_racing.CAR_RACING.env:
         return car_racing.make(render_mode, fast, **kwargs)
-    env = observe_frames(gym.spec(task.env), kwargs, render_mode)
+    env = observe_frames(spec_of(task.env), kwargs, render_mode)
     if (env.observation_space.shape or ())[:2] != task.frame or env.action_space != task.actions.space:
         env.close()
         raise TypeError(
@@ -161,6 +166,23 @@ def make_env(task: TaskConfig, render_mode: str | None = None, fast: bool = True
             f"was trained on frames of {task.frame} and {task.actions.space}"
         )
     return env
+
+
+def spec_of(env: str) -> EnvSpec:
+    """Return what is registered under an env's id, if need be by the packages that `PACKAGES` names.
+
+    Raises:
+        gymnasium.error.Error: for an id that is not registered.
+        ImportError: for a package that is not there.
+    """
+    if env not in gym.registry:
+        for package in filter(None, os.environ.get(PACKAGES, "").split(",")):
+            import_module(package)
+    try:
+        return gym.spec(env)
+    except gym.error.UnregisteredEnv as error:
+        hint = f"a package whose import registers it is named by the environment variable {PACKAGES}"
+        raise type(error)(f"{error} ({hint}, now {os.environ.get(PACKAGES)!r})") from error
 
 
 def observe_frames(spec: EnvSpec, kwargs: Mapping[str, Any], render_mode: str | None = None) -> Any:
