@@ -97,8 +97,9 @@ def test_finishing_the_lap_ends_it_as_in_carracing(env):
     assert (terminated, info) == (True, {"lap_finished": True})
 
 
-def test_a_state_knows_how_much_of_the_lap_is_done(env):
+def test_a_state_knows_how_much_of_the_lap_is_paid_for(env):
     env.reset(seed=0)
+    assert env.unwrapped.tile_visited_count > 0 and env.get_wrapper_attr("get_state")().gained == 0
     for action in gentle_actions(40):
         env.step(action)
     visited, tiles = env.unwrapped.tile_visited_count, len(env.unwrapped.track)

@@ -117,7 +117,7 @@ class RNNHiddenObservation(gym.Wrapper, gym.utils.RecordConstructorArgs):
         self.observation_space = latent_space(config.latent_size + config.hidden_size)
         self._z = np.zeros(config.latent_size, np.float32)
         self._state = self.world_model.memory.initial_state(1)
-        self._begun = self._running = False
+        self._begun = self._running = self._paid = False
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -126,6 +126,7 @@ class RNNHiddenObservation(gym.Wrapper, gym.utils.RecordConstructorArgs):
         self._z, info = self.env.reset(seed=seed, options=options)
         self._state = self.world_model.memory.initial_state(1)
         self._begun = self._running = True
+        self._paid = False
         return self._observation(), info
 
     def step(self, action: Any) -> tuple[Observation, Any, bool, bool, dict[str, Any]]:
@@ -143,7 +144,7 @@ class RNNHiddenObservation(gym.Wrapper, gym.utils.RecordConstructorArgs):
         z_t, a_t = inputs[:, : len(self._z)], inputs[:, len(self._z) :]
         with torch.inference_mode():
             self._state = self.world_model.memory.step(z_t, a_t, self._state)
-        self._z, self._running = z, not (terminated or truncated)
+        self._z, self._running, self._paid = z, not (terminated or truncated), True
         return self._observation(), reward, terminated, truncated, info
 
     def get_state(self) -> DreamState:
@@ -157,7 +158,8 @@ class RNNHiddenObservation(gym.Wrapper, gym.utils.RecordConstructorArgs):
         """
         check_running(self._begun)
         z, visited, goal = torch.from_numpy(self._z), tiles(self), self.world_model.config.reward.goal
-        gained = 0.0 if visited is None or goal is None else visited[0] / visited[1] * goal
+        # the tiles that a car stands on at its reset are paid for by the first step
+        gained = 0.0 if visited is None or goal is None or not self._paid else visited[0] / visited[1] * goal
         z = z.to(self.world_model.device).unsqueeze(0)
         return DreamState.of(z, self._state, gained, np.random.default_rng())[:]  # a copy
 
