@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
+from unittest.mock import Mock
 
 import gymnasium as gym
 import numpy as np
@@ -259,6 +260,8 @@ def test_a_video_that_fails_leaves_nothing_and_keeps_the_older_one(tmp_path):
         ({"seed": -1, "video": play.Path("out.mp4")}, "--seed must be at least 0, got -1"),
         ({"episodes": 0, "video": play.Path("out.mp4")}, "--episodes must be at least 1, got 0"),
         ({"policy": "nope", "video": play.Path("out.mp4")}, "nope: no such controller"),
+        ({"browser": True, "policy": "nope"}, "nope: no such controller"),
+        ({"browser": True, "world_model": "other"}, "other: no such world_model"),
         ({"browser": True, "hands": True}, "--browser and --hands exclude each other"),
         ({"browser": True, "env": "DreamCarRacing-v0"}, "--browser and --env exclude each other"),
     ],
@@ -270,6 +273,19 @@ def test_what_can_not_be_played_is_one_clear_message(arguments, message, monkeyp
     with pytest.raises(SystemExit, match=message):
         play.main(play.Args(**arguments))
     pygame.display.quit()
+
+
+def test_the_page_of_another_world_model_has_no_bundled_driver(monkeypatch):
+    served = Mock()
+    monkeypatch.setattr("wm_gym.browser.server.serve", served)
+    for world_model, policy in (
+        (play.Args.world_model, play.Args.policy),
+        ("other", play.Args.policy),
+        ("other", "mine"),
+    ):
+        play.main(play.Args(browser=True, world_model=world_model, policy=policy))
+    policies = [call.args[0].args[1] for call in served.call_args_list]
+    assert policies == [["car_racing", "scripted", "random"], ["scripted", "random"], ["mine", "scripted", "random"]]
 
 
 @pytest.mark.parametrize(("package", "extra"), [("tyro", "train"), ("uvicorn", "browser")])

@@ -151,12 +151,13 @@ def check(args: Args, render_mode: str) -> None:
 
 
 def browse(args: Args) -> None:
-    """Serve the page until Ctrl-C; beside --policy, the drivers that fit any world model can be chosen there."""
+    """Serve the page until Ctrl-C; beside --policy, the drivers that fit the world model can be chosen there."""
     from wm_gym.browser.server import serve
     from wm_gym.browser.session import Session
 
-    bundled = [Args.policy] if args.world_model == Args.world_model else []  # it reads the latents of its own V
-    policies = list(dict.fromkeys((args.policy, *bundled, "scripted", "random")))
+    policies = list(dict.fromkeys((args.policy, Args.policy, "scripted", "random")))
+    if args.world_model != Args.world_model:
+        policies.remove(Args.policy)  # it reads the latents of its own V
     serve(partial(Session, args.world_model, policies, args.seed), args.port)
 
 
@@ -170,10 +171,10 @@ def main(args: Args) -> None:
     render_mode = args.render_mode or ("human" if windowed else "rgb_array")
     check(args, render_mode)
     torch.set_num_threads(1)  # single frames are too small to share, and a window must not wait for a busy core
-    if args.browser:
-        browse(args)
-        return
     try:
+        if args.browser:
+            browse(args)
+            return
         kwargs: dict[str, Any] = {"world_model": args.world_model, "max_episode_steps": args.max_steps or None}
         env = gym.make(args.env, render_mode=render_mode, **kwargs)
         policy = Keyboard(env.observation_space) if args.hands else wm_gym.load_policy(args.policy, env, args.seed)
