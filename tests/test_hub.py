@@ -265,6 +265,10 @@ def test_a_card_has_score_data_and_config(tmp_path):
     for other in ({"seed": 8}, None):
         (tmp_path / "score.json").write_text(json.dumps(content | {"controller": other}))
         assert "not measured" in card("ann/cars", bundled.config, Controller.from_pretrained().config, tmp_path)
+    assert "(VAE, MDN-RNN, doubters: 1, starts of dreams)" in text
+    for kind, said in (("transformer", "Transformer"), ("ensemble", "ensemble of MDN-RNNs")):
+        other = card("ann/cars", make_world_model(kind).config)
+        assert f"(VAE, {said}, starts" in other and f'"kind": "{kind}"' in other
     assert "finalists" not in text  # the config is shown without the long record of its training
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wm_gym.car_racing import CAR_RACING
+from wm_gym.models.kinds import kind_of
 
 if TYPE_CHECKING:
     from wm_gym.models.controller import ControllerConfig
@@ -30,6 +30,10 @@ import wm_gym
 real_id = wm_gym.register_dream("DreamTask-v0", world_model="{name}")
 dream, real = gym.make("DreamTask-v0"), gym.make(real_id)"""
 """The same for another env than CarRacing."""
+
+
+MEMORIES = {"lstm": "MDN-RNN", "transformer": "Transformer", "ensemble": "ensemble of MDN-RNNs"}
+"""What kinds of memories are called."""
 
 
 def data_label(episodes: Mapping[str, int]) -> str:
@@ -66,17 +70,18 @@ def card(
     lines += ["```", "", *_data_lines(training), *([f"- {note}"] if note else [])]
     lines += [*_result_lines(training, controller, results)]
     lines += _rounds_table(training)
-    content = {key: value for key, value in asdict(config).items() if key != "training"}
+    content = {key: value for key, value in config.to_dict().items() if key != "training"}
     lines += ["", "```json", json.dumps(content, indent=2), "```"]
     return "\n".join(lines) + "\n"
 
 
 def _what(config: WorldModelConfig, controller: ControllerConfig | None) -> list[str]:
-    what = f"A world model of {config.task.env} (VAE, MDN-RNN, starts of dreams)"
+    memory = MEMORIES[kind_of(config.memory)] + (f", doubters: {config.doubters}" if config.doubters else "")
+    what = f"A world model of {config.task.env} (VAE, {memory}, starts of dreams)"
     command = f", by `{config.training['command']}`" if "command" in config.training else ""
     if controller is None:
         return [f"{what}{command}."]
-    if not str(controller.training.get("env")).startswith("Dream"):
+    if not str(controller.training.get("env")).split("/")[-1].startswith("Dream"):
         return [f"{what} and a linear controller{command}."]
     return [f"{what} and a linear controller that was evolved in", f"its dreams only{command}."]
 
