@@ -30,7 +30,7 @@ def register_dream(id: str, world_model: str | Path) -> str:
     """Register the dream of any world model, and the real env that it dreams of: ``DreamFoo-v0``, ``LatentFoo-v0``.
 
     Spaces, rules and time limit are the artifact's. Other processes must register too, but for those that a vector env
-    starts.
+    starts; where a package registers the real env itself, these find it by `wm_gym.tasks.PACKAGES`.
 
     Args:
         id: of the dream, ``Dream...``, perhaps with a namespace.
@@ -85,9 +85,11 @@ def task_of(world_model: str | Path) -> TaskConfig:
     """
     from wm_gym.car_racing import CAR_RACING
 
-    folder = artifact.resolve(world_model, "world_model")
-    config = artifact.read_config(folder, "world_model")
-    try:
-        return CAR_RACING if config["format_version"] == 1 else TaskConfig.from_dict(config["task"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise ArtifactError(f"{folder / 'config.json'}: bad or missing field: {error!r}") from error
+    def read(folder: Path) -> TaskConfig:
+        config = artifact.read_config(folder, "world_model")
+        try:
+            return CAR_RACING if config["format_version"] == 1 else TaskConfig.from_dict(config["task"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ArtifactError(f"{folder / 'config.json'}: bad or missing field: {error!r}") from error
+
+    return artifact.read_whole(world_model, "world_model", read)

@@ -268,14 +268,14 @@ class WorldModel:
             TypeError: for a name that is neither a string nor a path.
             ValueError: for a device that torch can't use here.
         """
-        folder = artifact.resolve(name, "world_model").resolve()
+        folder, stamp = artifact.read_whole(name, "world_model", lambda found: (found.resolve(), artifact.stamp(found)))
         if current_process().daemon:  # a vector env's worker: they share the cores, and torch's threads die in a fork
             torch.set_num_threads(1)
         try:
             torch.zeros(1, device=str(device)).cpu()
         except (AssertionError, RuntimeError) as error:  # torch's two ways to say no
             raise ValueError(f"device must be one that torch can use here, such as 'cpu', got {device!r}") from error
-        return _load_once(folder, artifact.stamp(folder), str(device))
+        return _load_once(folder, stamp, str(device))
 
 
 @lru_cache(maxsize=8)
