@@ -140,7 +140,7 @@ def create_app(new_session: Callable[[], Session]) -> Starlette:
             """Send frames at the envs' speed, or where that can't be had as they come; none while nothing moves."""
             clock = asyncio.get_running_loop()
             due = clock.time()
-            while websocket.client_state is WebSocketState.CONNECTED:
+            while websocket.application_state is WebSocketState.CONNECTED:
                 changed.clear()
                 with contextlib.suppress(WebSocketDisconnect):  # `listen` ends by it
                     await websocket.send_bytes(await run(tick))
@@ -158,12 +158,13 @@ def create_app(new_session: Callable[[], Session]) -> Starlette:
                 changed.set()
 
         try:
-            with contextlib.suppress(WebSocketDisconnect):
-                await websocket.send_json(describe(session))
-                async with asyncio.TaskGroup() as tasks:
-                    showing = tasks.create_task(show())
-                    await listen()
-                    showing.cancel()
+            await websocket.send_json(await run(describe, session))
+            async with asyncio.TaskGroup() as tasks:
+                showing = tasks.create_task(show())
+                await listen()
+                showing.cancel()
+        except* WebSocketDisconnect:
+            pass
         finally:
             worker.submit(session.close)
 
