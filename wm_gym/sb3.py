@@ -53,7 +53,7 @@ def algorithm(name: str) -> type[BaseAlgorithm]:
 def make_sb3_vec(env_id: str, num_envs: int = 1, rescale_actions: bool = True, **kwargs: Any) -> VecEnv:
     """Return lanes of an env for Stable-Baselines3, in a `VecMonitor`, so that it logs what episodes pay.
 
-    The dream's lanes share one batched network; the real env gets a process for each lane.
+    The dream's lanes share one batched network; the real env gets a process for each lane, if there are several.
 
     Args:
         env_id: "DreamCarRacing-v0", "LatentCarRacing-v0" or another id.

@@ -67,7 +67,7 @@ class DreamEnv(Tempered, gym.Env):
     ``reset(options={"start": i})`` picks one; ``reset(options={"state": s})`` continues from ``get_state()``: with the
     state's own random stream, or, given a ``seed``, into another future. The time limit then starts afresh. A state of
     other shapes or types is refused, and one with numbers that no dream comes to: NaN, beyond ±1e6, beyond the goal.
-    One that was taken after an end goes on beyond it.
+    One that was taken after a failure goes on beyond it; after the goal, it ends again with its first step.
 
     ## Episode Termination
     When the world model draws an end, or when the gains of the dream reach the config's goal, if it has one. In
