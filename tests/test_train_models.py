@@ -15,9 +15,11 @@ from trainings import encoding, make_noise, training
 from training import encode, train_rnn, train_vae
 from training.checkpoints import cosine, load_checkpoint, read_log, segment
 from training.latents import LatentEpisode
-from training.rollouts import Episode, episode_files, open_frames, save_frames
+from training.rollouts import Driver, Episode, FrameRecorder, episode_files, open_frames, save_frames
+from wm_gym.car_racing import CAR_RACING
 from wm_gym.models.mdn_rnn import MDNRNNConfig
 from wm_gym.models.vae import VAEConfig
+from wm_gym.tasks import make_env
 from wm_gym.world_model import WorldModel
 
 
@@ -119,11 +121,61 @@ def test_chunks_of_an_episode_hand_on_the_memorys_state(noise, tmp_path, monkeyp
 
     def watch(memory, z, part, steps, state):
         handed.append((steps.start, bool(state[0].any())))
+        assert memory.training  # cuDNN goes back through no other
         return losses(memory, z, part, steps, state)
 
     monkeypatch.setattr(train_rnn, "losses", watch)
-    train_rnn.main(training(train_rnn, noise, tmp_path))
+    train_rnn.main(training(train_rnn, noise, tmp_path, epochs=2))
     assert {start for start, _ in handed} >= {0, 8, 16} and all(told == (start > 0) for start, told in handed)
+
+
+@pytest.mark.parametrize(("row", "weight"), [(-2, "gain_weight"), (-1, "end_weight")])
+def test_a_loss_without_weight_moves_nothing(row, weight, noise, tmp_path):
+    before, after = (
+        WorldModel.load(
+            train_rnn.main(training(train_rnn, noise, tmp_path / str(epochs), epochs=epochs, **{weight: 0.0}))
+        ).memory.heads.weight
+        for epochs in (0, 1)
+    )
+    moved = (before != after).any(dim=1)
+    assert not moved[row] and moved[-3 - row]
+
+
+def test_v_weighs_its_gauges(noise, tmp_path, monkeypatch):
+    loss = Mock(wraps=train_vae.vae_loss)
+    monkeypatch.setattr(train_vae, "vae_loss", loss)
+    train_vae.main(training(train_vae, noise, tmp_path))
+    assert loss.call_args.args[5].tolist() == [1] * 56 + [4] * 8
+
+
+def test_a_squared_error_without_weight_leaves_the_decoder_alone(noise, tmp_path):
+    train_vae.main(training(train_vae, noise, tmp_path, error_weight=0.0, free_bits=0.0))
+    before = load_checkpoint(tmp_path / "checkpoint.pt")["model"]
+    train_vae.main(training(train_vae, noise, tmp_path, error_weight=0.0, free_bits=0.0, epochs=2))
+    after = load_checkpoint(tmp_path / "checkpoint.pt")["model"]
+    moved = {name.split(".")[0] for name, tensor in before.items() if not torch.equal(after[name], tensor)}
+    assert moved and "decoder" not in moved
+
+
+@pytest.mark.parametrize(
+    ("terminated", "finished", "ended"), [(True, False, True), (True, True, False), (False, False, False)]
+)
+def test_a_finished_lap_is_no_failure_and_gains_are_tiles(terminated, finished, ended):
+    numbers = np.full(2, -0.1, np.float32), np.array([2, 1], np.int16), 300, terminated, finished
+    drive = Episode(3, np.zeros((2, 3), np.float32), *numbers, Driver("random", "random"))
+    seen = encode.encoded(drive, CAR_RACING, *np.zeros((2, 3, 32), np.float32), "v")
+    assert (seen.ended, seen.gains.tolist()) == (ended, [2, 1])
+
+
+def test_a_recorder_knows_a_finished_lap():
+    env = FrameRecorder(make_env(CAR_RACING), FRAMES)
+    env.reset(seed=0)
+    for visited in (None, len(env.unwrapped.track)):
+        if visited is not None:
+            env.unwrapped.tile_visited_count = visited
+        env.step(np.array([0, 0.5, 0], np.float32))
+        assert env.terminated == env.finished == (visited is not None)
+    env.close()
 
 
 def test_the_learning_rate_falls_from_all_to_a_twentieth_and_a_finished_training_starts_anew():

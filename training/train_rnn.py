@@ -235,7 +235,6 @@ def main(args: Args) -> Path:
                     optimizer.step()
                     totals += each.detach().cpu().numpy()
                     count += 1
-            memory.eval()
             held = validate(memory, held_out, args, device, reward)
             line: dict[str, float] = {"epoch": epoch + 1, "episodes": len(episodes)}
             for name, value, held_value in zip(("z", "gain", "end"), totals / count, held, strict=True):
