@@ -49,6 +49,27 @@ def test_losses_of_the_lstm_are_to_the_bit_those_without_members():
     assert all(map(torch.equal, *grads))
 
 
+def test_padding_counts_for_nothing():
+    torch.manual_seed(0)
+    memory, drives = MDNRNN(MDNRNNConfig(1, 1, 16, 2)), toy_episodes(np.random.default_rng(0), 5, 12)
+
+    def lost(*drives):
+        part = Sequences.of(drives, torch.device("cpu"), lap_reward())
+        steps = slice(0, part.actions.shape[1])
+        mean, _ = losses(memory, part.mu, part, steps, memory.initial_state(len(drives)))
+        return mean * sum(len(each.actions) for each in drives)
+
+    assert len({len(each.actions) for each in drives}) > 1
+    torch.testing.assert_close(lost(*drives), sum(lost(each) for each in drives))
+
+
+@pytest.mark.parametrize("config", [sizes() for sizes, _ in KINDS.values()], ids=KINDS)
+def test_a_window_that_no_start_fills_makes_no_trouble(config):
+    memory = make_memory(config)
+    state = memory.step(torch.zeros(0, 32), torch.zeros(0, 3), memory.initial_state(0))
+    assert [len(part) for part in state] == [0] * len(state)
+
+
 @pytest.mark.parametrize("config", [sizes() for sizes, _ in KINDS.values()], ids=KINDS)
 def test_what_a_lane_takes_is_not_made_small(config):
     state = make_memory(config).initial_state(1)

@@ -13,9 +13,10 @@ from benchmarks.report import command
 from benchmarks.score import Args as ScoreArgs
 from training import collect, loop, train_controller, train_rnn, train_sb3
 from training.checkpoints import append_log
-from training.latents import LatentEpisode
+from training.latents import LatentEpisode, reward_of
 from training.presets import PRESETS
-from training.seeds import TRAINING_SEEDS, VALIDATION_SEEDS, take
+from training.seeds import FURTHER_SEEDS, TEST_SEEDS, TRAINING_SEEDS, VALIDATION_SEEDS, take
+from wm_gym.car_racing import CAR_RACING, lap_reward
 from wm_gym.models.controller import ControllerConfig
 from wm_gym.models.mdn_rnn import MDNRNNConfig
 from wm_gym.models.vae import VAE
@@ -65,6 +66,7 @@ def test_a_memory_that_can_not_be_trained_is_refused_before_it_is(latents, tmp_p
     [
         ({"validation_tracks": 101}, "there are 100 tracks.*can't drive 101"),
         ({"validation_tracks": 0}, "can't drive 0"),
+        ({"rnn": replace(SMOKE.rnn, starts=100_000)}, "100,016 starts of 24 steps are too many .*--rnn.starts"),
         ({"random_steps": -1}, "at least one step, or 0 for the limit of CarRacing-v3, got -1"),
         ({"controller": replace(SMOKE.controller, max_steps=-1)}, "at least one step, .* got -1"),
         (
@@ -86,12 +88,30 @@ def test_no_more_tracks_than_there_are():
         take(VALIDATION_SEEDS, 101)
 
 
+@pytest.mark.parametrize(("latent", "spread"), [("sample", np.exp(-1)), ("mean", 0)])
+def test_starts_are_of_the_z_that_the_memory_learns(latent, spread):
+    loud = [latent_episode(0, 6, logvar=np.full((7, 32), -2, np.float32))]
+    starts = train_rnn.make_starts(loud, [], train_rnn.Args(starts=200, window=8, latent=latent), 6.0)
+    z = starts.z[1:, 0]
+    assert (z - z.mean(1, keepdims=True)).std() == pytest.approx(spread, rel=0.05, abs=1e-6)
+
+
+def test_the_goal_of_dreams_is_the_tracks_mean():
+    assert reward_of([latent_episode(0, 6), latent_episode(1, 10)], CAR_RACING) == lap_reward(8.0)
+
+
+def test_seeds_of_training_validation_and_tests_have_nothing_in_common():
+    seeds = (TRAINING_SEEDS, VALIDATION_SEEDS, TEST_SEEDS, FURTHER_SEEDS)
+    assert sum(map(len, seeds)) == len(set().union(*seeds)) == 1_000_300
+    assert (ScoreArgs().seeds, ScoreArgs(further=True).seeds) == (TEST_SEEDS, FURTHER_SEEDS)
+
+
 def test_dreams_never_start_where_a_drive_is_over():
     episodes = [latent_episode(0, 6), latent_episode(1, 1), latent_episode(2, 6, ended=True)]
-    starts = train_rnn.make_starts(episodes, [], train_rnn.Args(starts=200, window=8), 6.0)
+    starts = train_rnn.make_starts(episodes, [], train_rnn.Args(starts=200, window=8), 12.0)
     moments = starts.z[np.arange(len(starts.z)), starts.length].mean(-1).round()
     assert set(moments[starts.length > 0]) == {1, 2, 3, 4, 5}
-    np.testing.assert_allclose(starts.gained, moments)  # of each step one
+    np.testing.assert_allclose(starts.gained, 2 * moments)  # of each step one of six, which are twelve in dreams
     alone = train_rnn.make_starts([latent_episode(0, 1)], [], train_rnn.Args(starts=5, window=8), None)
     assert alone.length.tolist() == [0]
 

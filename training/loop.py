@@ -25,18 +25,17 @@ from tqdm import tqdm
 
 from training import collect, encode, gradient, open_loop, train_controller, train_rnn, train_vae
 from training.checkpoints import append_log, read_log
+from training.checks import check
 from training.files import alone, keep_settings, write_json
 from training.pictures import draw_progress, draw_round, round_folder
-from training.presets import FREE, MOST_CANDIDATES, SEED_TRACKS, Args, parse, settled
-from training.rollouts import Episode, check_mirror, episode_files, parse_task
-from training.seeds import TRAINING_SEEDS, VALIDATION_SEEDS, take
+from training.presets import FREE, SEED_TRACKS, Args, parse, settled
+from training.rollouts import Episode, episode_files
+from training.seeds import VALIDATION_SEEDS
 from training.selection import choose, final, keep_best
 from training.tracking import track, tracking
-from wm_gym.car_racing import CAR_RACING
-from wm_gym.frames import kept_size
 from wm_gym.models.controller import Controller
 from wm_gym.registration import env_ids
-from wm_gym.world_model import MOST_DOUBTERS, WorldModel
+from wm_gym.world_model import WorldModel
 
 MEMORY_SEEDS = 1000
 """From the seed of one of a run's Ms to that of the next."""
@@ -160,10 +159,9 @@ def vae_epochs(args: Args, number: int) -> int:
     return json.loads(note.read_text())["epochs"]
 
 
-def run_round(args: Args, number: int) -> dict[str, Any]:
-    """Run one round, or what is missing of it, and return its line of the log."""
-    run, kept = args.run, round_folder(args.run, number)
-    timer = Timer(kept / "seconds.json")
+def train_models(args: Args, number: int, timer: Timer) -> None:
+    """Collect the first drives, draw what frames are missing, and train V and the Ms for a round."""
+    run = args.run
     with timer("collect"):
         for first in first_drives(args):
             collect.main(first)
@@ -180,6 +178,13 @@ def run_round(args: Args, number: int) -> dict[str, Any]:
         for i, out in enumerate(memories(args)):
             seed = args.seed + i * MEMORY_SEEDS
             train_rnn.main(replace(rnn, out=out, seed=seed, mirror=args.mirror, tf32=args.tf32))
+
+
+def run_round(args: Args, number: int) -> dict[str, Any]:
+    """Run one round, or what is missing of it, and return its line of the log."""
+    run, kept = args.run, round_folder(args.run, number)
+    timer = Timer(kept / "seconds.json")
+    train_models(args, number, timer)
     # the population is saved last: once it is there, its drives must not change the dream that it came from
     if not (kept / "population").is_dir():
         model = kept / "world_model"
@@ -200,50 +205,9 @@ def main(args: Args) -> dict[str, Any]:
     """Run all rounds that are not done, and return the line of the best finalist, a candidate of one of them.
 
     Raises:
-        ValueError: for no rounds, finalists or memories, none to doubt, too many or too few candidates, refined ones or
-            validation tracks, a seed out of range, V and M of unlike sizes, a limit of steps below 0, or a mirror,
-            patience or gradients where none are.
+        ValueError: for what `check` refuses, a limit of steps below 0, or other settings than the run was begun with.
     """
-    if not 0 <= args.seed < len(TRAINING_SEEDS) // SEED_TRACKS:
-        raise ValueError(
-            f"a run's seed is 0 to {len(TRAINING_SEEDS) // SEED_TRACKS - 1}, each with {SEED_TRACKS} tracks of "
-            f"its own, got {args.seed}"
-        )
-    if min(args.rounds, args.finalists, args.memories) < 1 or args.memories > MOST_DOUBTERS + 1:
-        raise ValueError(
-            f"a run needs a round, a finalist and 1 to {MOST_DOUBTERS + 1} memories, got --rounds {args.rounds} "
-            f"--finalists {args.finalists} --memories {args.memories}"
-        )
-    if (
-        not 1 <= args.candidates <= min(args.sought, args.own_episodes)
-        or args.rounds * args.candidates > MOST_CANDIDATES
-    ):
-        raise ValueError(
-            f"a run chooses among at most {MOST_CANDIDATES} candidates, each of them sought and driven, got --rounds "
-            f"{args.rounds} --sought {args.sought} --candidates {args.candidates} --own-episodes {args.own_episodes}"
-        )
-    if not 0 <= args.refined <= args.candidates:
-        raise ValueError(f"of {args.candidates} candidates 0 to all are refined, got --refined {args.refined}")
-    if args.memories == 1 and args.controller.objective.doubt:
-        raise ValueError("a lone memory has no one to doubt it: use --memories 2, or --controller.objective.doubt 0")
-    take(VALIDATION_SEEDS, args.validation_tracks)
-    if args.vae.model.latent_size != args.rnn.sizes.latent_size:
-        raise ValueError(
-            f"V makes latents of {args.vae.model.latent_size} numbers and M takes {args.rnn.sizes.latent_size}: give "
-            "--vae.model.latent-size, and --rnn.model.latent-size (of the chosen memory), the same"
-        )
-    task = parse_task(args.env, args.env_kwargs)
-    check_mirror(args.mirror, task)
-    kept_size(args.vae.frames, task.frame)
-    if args.scripted_episodes and task.env != CAR_RACING.env:
-        raise ValueError(f"scripted drivers know CarRacing alone: {task.env} needs --scripted-episodes 0")
-    if args.own_patience and task.env != CAR_RACING.env:
-        raise ValueError(f"only CarRacing counts the progress to have patience for: {task.env} needs --own-patience 0")
-    if task.actions.discrete and (args.controller.gradient.steps or (args.refined and args.refine.steps)):
-        raise ValueError(
-            f"no gradient flows through the choices of {args.env}: use --controller.gradient.steps 0 --refined 0"
-        )
-    args = settled(args, task)
+    args = settled(args, check(args))
     keep_settings(args.run / "args.json", asdict(args), FREE)
     log = args.run / "rounds.jsonl"
     for number in range(len(read_log(log)), args.rounds):

@@ -63,10 +63,18 @@ def read_starts(path: Path, config: WorldModelConfig, memory: Memory, version: i
     goal = config.reward.goal or 0.0
     if not ((starts.gained >= 0) & (starts.gained <= goal * 1.001)).all():  # float16 rounds them by half of that
         raise ArtifactError(f"{path}: what was gained before a start is not from 0 to the goal's {goal}")
-    lanes = max(len(starts), 32)  # fewer take as long
-    weights, values = sum(weights.numel() for weights in memory.parameters()), config.memory.lane_size
-    products = lanes * steps * (weights + COPYING * values)
-    values, products = ((1 + config.doubters) * each for each in (values, products))
-    if steps > LONGEST_WINDOW or len(starts) * values > MOST_STATES or products > MOST_PRODUCTS:
-        raise ArtifactError(f"{path}: {len(starts):,} starts of {steps:,} steps are too many to run this memory over")
+    try:
+        check_run_up(len(starts), steps, memory, config.doubters)
+    except ValueError as error:
+        raise ArtifactError(f"{path}: {error}") from error
     return starts
+
+
+def check_run_up(starts: int, steps: int, memory: Memory, doubters: int) -> None:
+    """Raise ValueError for more starts, of so many steps each, than a memory and its doubters may be run over."""
+    lanes = max(starts, 32)  # fewer take as long
+    weights, values = sum(weights.numel() for weights in memory.parameters()), memory.config.lane_size
+    products = lanes * steps * (weights + COPYING * values)
+    values, products = ((1 + doubters) * each for each in (values, products))
+    if steps > LONGEST_WINDOW or starts * values > MOST_STATES or products > MOST_PRODUCTS:
+        raise ValueError(f"{starts:,} starts of {steps:,} steps are too many to run this memory over")

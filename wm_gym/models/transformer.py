@@ -73,7 +73,7 @@ class Layer(nn.Module):
         queries, entries = self.project(self.norm(x)).split([self.config.width, self.config.entry_size], dim=-1)
         entries = torch.cat([cache, entries], dim=1)  # (N, S, ...), S = W - 1 + T
         keys, values = entries.chunk(2, dim=-1)
-        queries = queries.reshape(len(x), steps * heads, -1) * keys.shape[-1] ** -0.5
+        queries = queries.reshape(len(x), steps * heads, keys.shape[-1]) * keys.shape[-1] ** -0.5
         scores = (queries @ keys.mT).unflatten(1, (steps, heads)) + self._bias(steps)
         mixed = scores.softmax(-1).flatten(1, 2) @ values  # (N, T · heads, width / heads)
         x = x + self.mix(mixed.reshape(x.shape))
