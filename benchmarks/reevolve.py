@@ -49,7 +49,7 @@ class Args:
 
 def price(world_model: str, doubt: float) -> float:
     """Return the price of doubt in a world model's dreams: none where nothing doubts them."""
-    return doubt if WorldModel.from_pretrained(world_model).config.doubters else 0.0
+    return doubt if WorldModel.from_pretrained(world_model).config.doubted else 0.0
 
 
 def seek(settings: train_controller.Args, minutes: float, run: Path) -> tuple[Path, dict[int, float]]:

@@ -5,7 +5,7 @@
         --policies runs/mine/best/controller runs/ppo/*.zip --out runs/mine/transfer.json
 
 Each policy must have learnt on this world model's latents: a round's controllers know those of that round alone. Where
-the world model has doubters, policies drive wary dreams, too: hot ones that charge for disagreement.
+the world model has doubters or is an ensemble, policies drive wary dreams, too: hot ones that charge for disagreement.
 
 Then the world model alone is held against real drives: how long its dreams stay true, whether its mixture knows what
 it does not know, and whether it sees failures coming. What a policy scored in each episode is kept in
@@ -63,8 +63,8 @@ class Args:
     """real test seeds that each policy drives, and as many dreams"""
     drives: int = 30
     """real validation seeds that the world model alone is held against"""
-    out: Path = RESULTS / "transfer.json"
-    """JSON file; the picture goes beside it"""
+    out: Path | None = None
+    """JSON file; the pictures go beside it. Without one it is the bundled world model's in benchmarks/results"""
     workers: int = 2
     """processes that drive the real env"""
     ray: str | None = None
@@ -138,7 +138,7 @@ def measure(args: Args, name: str, policy: Policy) -> dict[str, Any]:
     dream_id, real_id = env_ids(args.world_model)
     dream = (dream_id, driver, args.world_model, seeds, len(seeds), args.ray)
     drives = {"real": drive(real_id, driver, args.world_model, seeds, args.workers, args.ray), "dream": drive(*dream)}
-    if config.doubters:
+    if config.doubted:
         drives["wary"] = drive(*dream, **WARY)
     return {
         **{kind: closed_loop.scores(each, config.task) for kind, each in drives.items()},
@@ -241,9 +241,11 @@ def main(args: Args) -> None:
     """Measure, print and write the comparison.
 
     Raises:
-        ValueError: for another world model than the bundled one without policies of its own, and for more tracks or
-            drives than there are.
+        ValueError: for another world model than the bundled one without policies or a file of its own, and for more
+            tracks or drives than there are.
     """
+    if args.out is None and args.world_model != Args.world_model:
+        raise ValueError(f"benchmarks/results has the bundled one's page: give {args.world_model} a file, --out")
     validation = take(VALIDATION_SEEDS, args.drives)
     take(TEST_SEEDS, args.tracks)  # refused before anything drives
     model = WorldModel.from_pretrained(args.world_model)
@@ -257,11 +259,10 @@ def main(args: Args) -> None:
     policies = dict(simple)
     for name in names:
         policies |= members(name, load_policy(name, env))
-    log, kept = args.out.with_suffix(".drives.jsonl"), dict[str, dict[str, Any]]()
+    out = args.out or RESULTS / "transfer.json"
+    log, kept = out.with_suffix(".drives.jsonl"), dict[str, dict[str, Any]]()
     done = {
-        (line["identity"], line["tracks"]): line
-        for line in read_log(log)
-        if "wary" in line or not model.config.doubters
+        (line["identity"], line["tracks"]): line for line in read_log(log) if "wary" in line or not model.config.doubted
     }
     for name, policy in policies.items():
         key = identity(name, policy, model)
@@ -282,15 +283,15 @@ def main(args: Args) -> None:
         "tracks": args.tracks,
         "good_from": good_from,
         "dream": agreements(lines, "dream", good),
-        **({"wary": WARY | agreements(lines, "wary", good)} if model.config.doubters else {}),
+        **({"wary": WARY | agreements(lines, "wary", good)} if model.config.doubted else {}),
         "alarm_rate": float(np.mean([bool(line["alarms"]) for line in lines])),
         "open_loop": open_loop.open_loop(model, drives),
         "calibration": calibration(model, drives),
         "policies": [{key: value for key, value in line.items() if key != "scores"} for line in lines],
     }
-    write_report(args.out, content)
-    save_figure(page(content), args.out.with_suffix(".png"))
-    save_figure(worst_dream(args, policies, lines), args.out.with_suffix(".worst.png"))
+    write_report(out, content)
+    save_figure(page(content), out.with_suffix(".png"))
+    save_figure(worst_dream(args, policies, lines), out.with_suffix(".worst.png"))
     print(words(content))
     print(content["calibration"]["end"])
 

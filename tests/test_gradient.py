@@ -32,12 +32,12 @@ def test_the_ascent_in_the_mode_has_no_noise_of_its_own(tmp_path):
     model.starts = Starts(*(each[:1] for each in vars(model.starts).values()))
     args = gradient.Args(steps=2, walkers=4, acting=3, coasting=2)
     zeros = np.zeros(config.parameters)
-    cool, hot, noisy = (
+    cool, hot, noisy, quiet = (
         gradient.ascend(model, zeros, config, args, gradient.Objective(), temperature, 0, sampling)
-        for temperature, sampling in ((0.5, "mode"), (3.0, "mode"), (3.0, "sample"))
+        for temperature, sampling in ((0.5, "mode"), (3.0, "mode"), (3.0, "sample"), (0.5, "sample"))
     )
     np.testing.assert_array_equal(cool, hot)
-    assert not np.array_equal(hot, noisy)
+    assert not np.array_equal(hot, noisy) and not np.array_equal(noisy, quiet)
     with pytest.raises(ValueError, match="sampling must be"):
         gradient.ascend(model, zeros, config, args, gradient.Objective(), 1.0, 0, "mean")
 
@@ -190,6 +190,40 @@ def test_the_price_of_doubt_leads_away_from_what_memories_disagree_about():
         ascended = gradient.ascend(model, begun.ravel(), config, args, gradient.Objective(doubt=doubt), 1.0, 0)
         found[doubt], _ = Controller(ascended, config).predict(np.zeros((1, 288), np.float32))
     assert np.abs(found[200.0]).sum() < 0.5 * np.abs(found[0.0]).sum()
+
+
+def test_a_steps_doubt_costs_what_a_dream_charges_for_it(monkeypatch):
+    """Where it is worth as much as half a step's pay, its price of two eats that up, and more leads downhill."""
+    model = doubted("lstm", 0.1)
+    model.memory.heads.weight[-1], model.memory.heads.bias[-1] = 0, -20  # an end that nothing changes
+    scale, args = model.config.reward.scale, gradient.Args(steps=1, walkers=64, acting=8, coasting=0)
+    monkeypatch.setattr(Doubters, "disagreement", lambda self, prediction, state: scale * prediction.gain)
+    plain, half, twice = (
+        gradient.ascend(model, np.zeros(867), ControllerConfig(), args, gradient.Objective(doubt=doubt), 1.0, 0)
+        for doubt in (0.0, 0.5, 2.0)
+    )
+    assert (plain * half).sum() > 0 > (plain * twice).sum()
+
+
+def test_an_ensembles_own_disagreement_has_a_price():
+    model, args = make_world_model("ensemble"), gradient.Args(steps=2, walkers=6, acting=5, coasting=3)
+    plain, wary = (
+        gradient.ascend(model, np.zeros(867), ControllerConfig(), args, gradient.Objective(doubt=doubt), 1.0, 0)
+        for doubt in (0.0, 100.0)
+    )
+    assert np.abs(plain - wary).max() > 1e-3
+
+
+def test_gradients_follow_the_objective():
+    model, args = make_world_model(), gradient.Args(steps=2, walkers=4, acting=3, coasting=2)
+    model.memory.heads.weight[-1] = 0  # an end that nothing changes
+    flat, plain = (
+        gradient.ascend(
+            model, np.zeros(867), ControllerConfig(), args, gradient.Objective(pace=-1e3, beyond=beyond), 1.0, 0
+        )
+        for beyond in (0.0, 1.0)
+    )
+    assert not flat.any() and plain.any()
 
 
 @pytest.mark.parametrize("doubt", [-1.0, float("nan")])

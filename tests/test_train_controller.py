@@ -6,8 +6,8 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import torch
+from conftest import ANOTHER, make_world_model
 from conftest import ID as DREAM
-from conftest import make_world_model
 
 from training import gradient, train_controller
 from training.checkpoints import read_log
@@ -34,6 +34,24 @@ def test_evolution_stopped_and_gone_on_with_gives_the_result_of_one_run(world_mo
         assert not np.array_equal(mine.parameters, first.parameters)
     assert read_log(straight / "log.jsonl") == read_log(stopped / "log.jsonl")
     assert [line["generation"] for line in read_log(stopped / "log.jsonl")] == [1, 2, 3]
+
+
+def test_controllers_are_sought_in_the_dreams_asked_for(world_model_folder, tmp_path, monkeypatch):
+    made, rose = Mock(wraps=make_weighed), Mock(wraps=gradient.ascend)
+    monkeypatch.setattr(train_controller, "make_weighed", made)
+    monkeypatch.setattr(gradient, "ascend", rose)
+    how = {"temperature": 1.7, "sampling": "mode", "starts": "any"}
+    short = gradient.Args(steps=1, walkers=2, acting=2, coasting=0)
+    train_controller.main(evolving(world_model_folder, tmp_path, generations=1, gradient=short, **how))
+    assert made.call_args.kwargs.items() >= how.items()
+    assert rose.call_args.args[5] == 1.7 and rose.call_args.kwargs["sampling"] == "mode"
+
+
+def test_a_pace_needs_something_that_is_counted(tmp_path):
+    make_world_model(ANOTHER).save(tmp_path / "model")
+    objective = gradient.Objective(beyond=-0.3)
+    with pytest.raises(ValueError, match="only a lap has a pace"):
+        train_controller.main(evolving(str(tmp_path / "model"), tmp_path / "out", objective=objective))
 
 
 def test_all_members_meet_the_same_seeds(world_model_folder):

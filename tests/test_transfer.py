@@ -81,6 +81,15 @@ def test_policies_that_are_kin_tell_less_than_as_many_others():
     assert alone["value"] == kin["pearson"]["value"] and alone["low"] is alone["high"] is None
 
 
+def test_intervals_are_of_95_percent():
+    rng = np.random.default_rng(0)
+    real = rng.normal(size=200)
+    dream = 0.5 * real + 0.75**0.5 * rng.normal(size=200)
+    found = agreement.agreement(real[:, None], dream[:, None], range(200))["pearson"]
+    expected = 2 * 1.96 * (1 - found["value"] ** 2) / 200**0.5
+    assert found["high"] - found["low"] == pytest.approx(expected, rel=0.2)
+
+
 @pytest.mark.parametrize("spread", [4.0, 10.0])
 def test_how_well_scores_repeat_is_what_new_episodes_show(spread):
     rng = np.random.default_rng(1)
@@ -114,7 +123,13 @@ def test_calibration_knows_a_calibrated_mixture_from_a_shifted_one():
     good, bad = (calibration.calibration(model, [dreamt(model, 200, shift)]) for shift in (0.0, 1.0))
     assert good["pit"]["distance"] < 0.03 < 0.2 < bad["pit"]["distance"]
     assert sum(good["pit"]["shares"]) == pytest.approx(1)
-    assert good["end"]["ends"] == 1 and 0 < good["end"]["recall"] < 0.2
+    drive = dreamt(model, 200)
+    z, actions = (torch.from_numpy(each).unsqueeze(0) for each in (drive.mu[:-1], drive.actions))
+    hidden, _ = model.memory.unroll(z, actions, model.memory.initial_state(1))
+    p = model.memory.predict(hidden).end_logit.sigmoid()[0]
+    assert good["end"]["ends"] == 1
+    assert good["end"]["recall"] == pytest.approx(p[-1].item(), rel=1e-3)
+    assert good["end"]["false_alarms"] == pytest.approx(p[:-1].mean().item(), rel=1e-3)
 
 
 def test_all_members_of_a_population_drive(tmp_path):
@@ -167,7 +182,9 @@ def test_the_command_measures_draws_and_goes_on(world_model_folder, tmp_path, mo
     other = str(tmp_path / "other")
     make_world_model().save(other)
     with pytest.raises(ValueError, match="give --policies"):
-        transfer.main(transfer.Args(world_model=other))
+        transfer.main(transfer.Args(world_model=other, out=out))
+    with pytest.raises(ValueError, match=r"bundled one's page: give .*other a file, --out"):
+        transfer.main(transfer.Args(world_model=other, policies=twins))
     named = [(name, policy) for name, policy in simple(gym.make("DreamCarRacing-v0")).items()]
     assert len({transfer.identity(*each, WorldModel.from_pretrained(other)) for each in named}) == len(named)
 

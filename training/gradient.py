@@ -145,8 +145,10 @@ def ascend(
         raise ValueError(f"a disturbance is 0 or more, got {args}")
     check_choice("sampling", sampling, SAMPLING)
     memory, reward, device = model.memory, model.config.reward, model.device
-    if objective.doubt and not model.doubters:
-        raise ValueError("a price of doubt needs a world model with doubters, as training.loop --memories 2 makes it")
+    if objective.doubt and not model.config.doubted:
+        raise ValueError(
+            "a price of doubt needs a world model with doubters, as training.loop --memories 2 makes it, or an ensemble"
+        )
     doubters = Doubters(model.doubters if objective.doubt else ())
     policy = LinearPolicy(parameters, config, device)
     optimizer = torch.optim.Adam([policy.rows], lr=args.learning_rate)
@@ -194,7 +196,9 @@ def ascend(
                 memorised = memory.step(dreamt, action, memorised)
                 prediction = memory.predict(memory.hidden(memorised))
                 if objective.doubt and t % DOUBT_EVERY == DOUBT_EVERY - 1:
-                    paid = paid - objective.doubt * DOUBT_EVERY * alive * doubters.disagreement(prediction, followed)
+                    apart = doubters.disagreement(prediction, followed) if model.doubters else prediction.disagreement
+                    assert apart is not None  # an ensemble's
+                    paid = paid - objective.doubt * DOUBT_EVERY * alive * apart
                 noise = torch.randn(n, latent_size, generator=generator).to(device)
                 if sampling == "mode":
                     dreamt = mixture_mode(prediction)

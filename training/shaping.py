@@ -15,6 +15,7 @@ from wm_gym.envs.dream_vector import DreamVectorEnv
 from wm_gym.evaluate import make_lanes
 from wm_gym.registration import env_ids
 from wm_gym.seeding import stream
+from wm_gym.world_model import WorldModel
 
 
 def make_weighed(env_id: str, lanes: int, objective: gradient.Objective, world_model: str, **kwargs: Any) -> VectorEnv:
@@ -22,13 +23,16 @@ def make_weighed(env_id: str, lanes: int, objective: gradient.Objective, world_m
 
     Raises:
         ValueError: for the real env and an objective that does not count all pay, where tiles come one by one, or that
-            has a price of doubt; or for such a price, and a world model without doubters.
+            has a price of doubt; for a pace where nothing is counted; or for such a price, and a world model without
+            doubters.
     """
     if env_id == env_ids(world_model)[1] and (objective.beyond != 1 or objective.doubt):
         raise ValueError(
             "only a dream's pay, an expectation, can be weighed step by step, and only a dream be doubted: use "
             "--objective.beyond 1 --objective.doubt 0"
         )
+    if objective.beyond != 1 and WorldModel.from_pretrained(world_model).config.reward.goal is None:
+        raise ValueError("only a lap has a pace beyond which pay counts otherwise: use --objective.beyond 1")
     if objective.doubt:
         kwargs["disagreement_limit"] = np.inf
     envs = make_lanes(env_id, lanes, world_model=world_model, **kwargs)

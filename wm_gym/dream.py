@@ -12,7 +12,6 @@ import torch
 from wm_gym.checks import check_choice, check_count, check_number
 from wm_gym.doubt import Doubters
 from wm_gym.dream_state import GOAL_TOLERANCE, NOISE_BLOCK, DreamState
-from wm_gym.models.ensemble import Ensemble
 from wm_gym.models.memory import mixture_mode, put, sample_mixture, select
 from wm_gym.world_model import WorldModel
 
@@ -68,7 +67,7 @@ class Dream:
         check_number("disagreement_penalty", disagreement_penalty, 0, MOST_PENALTY)
         check_number("disagreement_limit", limit, 0, np.inf)
         asked = disagreement_penalty > 0 or disagreement_limit is not None
-        if asked and not (world_model.doubters or isinstance(world_model.memory, Ensemble)):
+        if asked and not world_model.config.doubted:
             raise ValueError(
                 "disagreement_penalty and disagreement_limit need a world model with doubters, as `python -m "
                 "training.loop --memories 2` makes it, or whose memory is an ensemble"

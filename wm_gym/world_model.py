@@ -17,12 +17,13 @@ from wm_gym import artifact
 from wm_gym.artifact import ArtifactError
 from wm_gym.car_racing import CAR_RACING, lap_reward
 from wm_gym.frames import kept_size
+from wm_gym.models.ensemble import EnsembleConfig
 from wm_gym.models.kinds import make_memory, read_sizes, write_sizes
 from wm_gym.models.mdn_rnn import MDNRNNConfig
 from wm_gym.models.memory import Memory, MemoryConfig, State, put, select
 from wm_gym.models.vae import VAE, VAEConfig
 from wm_gym.reward import RewardConfig
-from wm_gym.starts import Starts, read_starts
+from wm_gym.starts import Starts, check_run_up, read_starts
 from wm_gym.tasks import TaskConfig
 
 if TYPE_CHECKING:
@@ -77,6 +78,11 @@ class WorldModelConfig:
     def picture(self) -> tuple[int, int]:
         """Height and width of what V sees of the real env's frame."""
         return kept_size(self.frames, self.task.frame)
+
+    @property
+    def doubted(self) -> bool:
+        """Whether anything tells where its dreams can't be trusted: doubters, or an ensemble's members."""
+        return self.doubters > 0 or isinstance(self.memory, EnsembleConfig)
 
     @property
     def observation_size(self) -> int:
@@ -182,7 +188,13 @@ class WorldModel:
             return state
 
     def save(self, folder: str | Path) -> None:
-        """Write ``config.json`` and float16 weights into ``folder``, replacing an artifact there."""
+        """Write ``config.json`` and float16 weights into ``folder``, replacing a world model there.
+
+        Raises:
+            FileExistsError: for a folder of something else.
+            ValueError: for what could not be loaded again.
+        """
+        check_run_up(len(self.starts), self.starts.actions.shape[1], self.memory, len(self.doubters))
         files = {
             "vae.safetensors": _arrays(self.vae),
             "memory.safetensors": _arrays(self.memory),
