@@ -96,7 +96,7 @@ def keep_settings(path: Path, settings: dict[str, Any], free: Collection[str] = 
     content["versions"] = {"python": platform.python_version()} | packages
     if path.is_file():
         old, new = dict(leaves(json.loads(path.read_text()))), dict(leaves(content))
-        names = [name for name in old | new if name not in free and old.get(name) != new.get(name)]
+        names = [name for name in old | new if name not in free and not _alike(name, old.get(name), new.get(name))]
         if names:
             changes = ", ".join(f"{name} ({old.get(name)}, now {new.get(name)})" for name in names)
             raise ValueError(
@@ -104,6 +104,15 @@ def keep_settings(path: Path, settings: dict[str, Any], free: Collection[str] = 
                 "folder, or remove that file to go on with these all the same"
             )
     write_json(path, content)
+
+
+def _alike(name: str, old: Any, new: Any) -> bool:
+    """Return whether a setting is the same; of a version neither torch's build nor Python's last number counts."""
+    if name.startswith("versions.") and isinstance(old, str) and isinstance(new, str):
+        old, new = (each.split("+")[0] for each in (old, new))
+        if name == "versions.python":
+            old, new = (each.rpartition(".")[0] for each in (old, new))
+    return bool(old == new)
 
 
 def leaves(settings: dict[str, Any], prefix: str = "", separator: str = ".") -> Iterator[tuple[str, Any]]:
