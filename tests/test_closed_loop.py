@@ -94,6 +94,9 @@ def test_a_dream_that_turns_kind_is_found_out_and_since_when():
     assert compare(real, same)["kinder_since"] is None
     assert compare(kind, real)["kinder_since"] is None
     assert compare(real, once)["kinder_since"] is None
+    assert [compare(real, each)["kinder"] for each in (same, kind)] == [False, True]
+    short, long = ([made([1.0] * steps, seed=i) for i, steps in enumerate(each)] for each in ((12, 15), (400, 410)))
+    assert compare(short, long)["kinder"] and compare(short, long)["kinder_since"] is None
     report = compare(real, kind)
     assert report["kinder_since"] == 200
     assert [line["step"] for line in report["pay"]] == list(range(0, 400, BIN))

@@ -117,29 +117,35 @@ def _mean(pay: Array) -> dict[str, Any]:
     return {"mean": mean, "error": error, "drives": len(pay)}
 
 
+def _kinder(real: Array, dream: Array) -> bool:
+    """Return whether dreams pay more than reality, by two standard errors of the difference."""
+    few = min(len(real), len(dream)) < 2
+    return not few and bool(dream.mean() - real.mean() > 2 * np.hypot(stats.sem(real), stats.sem(dream)))
+
+
 def compare(real: Sequence[Drive], dream: Sequence[Drive], task: TaskConfig = CAR_RACING) -> dict[str, Any]:
     """Hold dreams against real drives of the same controller.
 
     Returns:
         JSON-able: scores; `spread` of the latents and of their changes over `CHANGE` steps (None where no drive lasts
-        so long); pay per step by time; and "kinder_since": the first step from which on dreams pay more than
-        reality by two standard errors of the difference, in two successive bins (one alone may be chance); else None;
-        and the "worst_track", the seed of the worst real drive.
+        so long); pay per step by time; "kinder": whether dreams' scores are greater than real ones by two standard
+        errors of the difference, and "kinder_since": the first step from which on their pay is, in two successive bins
+        (one alone may be chance); else None; and the "worst_track", the seed of the worst real drive.
     """
     changes = [
         [each.z[CHANGE:] - each.z[:-CHANGE] for each in drives if len(each.z) > CHANGE] for drives in (real, dream)
     ]
     bins = list(zip_longest(pay_by_time(real), pay_by_time(dream), fillvalue=np.zeros(0)))
-    kinder = [
-        min(len(r), len(d)) > 1 and d.mean() - r.mean() > 2 * np.hypot(stats.sem(r), stats.sem(d)) for r, d in bins
-    ]
+    kinder = [_kinder(*each) for each in bins]
     since = [i * BIN for i in range(len(bins) - 1) if kinder[i] and kinder[i + 1]]
+    earned, dreamt = (np.array([each.result.score for each in drives]) for drives in (real, dream))
     return {
         "real": scores(real, task),
         "dream": scores(dream, task),
         "latents": spread(*(np.concatenate([each.z for each in drives]) for drives in (real, dream))),
         "changes": spread(*map(np.concatenate, changes)) if all(changes) else None,
         "pay": [{"step": i * BIN, "real": _mean(r), "dream": _mean(d)} for i, (r, d) in enumerate(bins)],
+        "kinder": _kinder(earned, dreamt),
         "kinder_since": since[0] if since else None,
         "worst_track": min(real, key=lambda each: each.result.score).result.seed,
     }
@@ -223,8 +229,10 @@ def main(args: Args) -> dict[str, Any]:
     since = compared["kinder_since"]
     if min(args.tracks, args.dreams) < 2:
         print("too few drives to tell whether the dream is kinder")
+    elif since is not None:
+        print(f"the dream is kinder than reality since step {since}")
     else:
-        print("the dream is never kinder" if since is None else f"the dream is kinder than reality since step {since}")
+        print("the dream is kinder in all, but at no time" if compared["kinder"] else "the dream is not kinder")
     for sentence in compared["alarms"]:
         print(f"ALARM: {sentence}")
     print(f"{args.out / 'closed_loop.png'}: scores, pay by time, spread of the latents")

@@ -109,8 +109,8 @@ def branch(real: gym.Env, dream: gym.Env, policy: Policy, seed: int) -> tuple[Fr
 def gap(real: gym.Env, dream: gym.Env, policy: Policy, seed: int) -> tuple[Frames, Frames, float, float]:
     """Record what went wrong in a real drive, and what the dream believed instead.
 
-    The dream branches off `GAP_BEFORE` steps before the real car has earned its most; the same policy drives both, in
-    the dream with what it remembers of the real drive.
+    The dream branches off `GAP_BEFORE` steps before the real car has earned most beside what each step pays; the same
+    policy drives both, in the dream with what it remembers of the real drive.
 
     Returns:
         real frames and dreamt ones from there on, and what each drive earned in these steps.
@@ -126,7 +126,8 @@ def gap(real: gym.Env, dream: gym.Env, policy: Policy, seed: int) -> tuple[Frame
         states.append(real.get_wrapper_attr("get_state")())
         frames.append(picture(real))
         earned.append(earned[-1] + float(reward))
-    start = max(int(np.argmax(earned)) - GAP_BEFORE, 0)
+    per_step = real.get_wrapper_attr("world_model").config.reward.per_step
+    start = max(int(np.argmax(np.array(earned) - per_step * np.arange(len(earned)))) - GAP_BEFORE, 0)
     end = min(start + GAP_EVERY * (COLUMNS - 1), len(frames) - 1)
     observation, _ = dream.reset(seed=0, options={"state": states[start]})
     hand, dreamt, paid, over = hands[start], [picture(dream)], 0.0, False
