@@ -15,7 +15,7 @@ import torch
 from conftest import ACROBOT, contents, make_world_model
 
 from benchmarks import calibration, score, transfer
-from training import closed_loop, collect, driving, filming, loop, train_controller
+from training import collect, driving, filming, loop, selection, train_controller
 from training.checkpoints import read_log
 from training.latents import LatentEpisode, Sequences, reward_of
 from training.presets import PRESETS
@@ -261,7 +261,7 @@ def small_run(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SDL_VIDEODRIVER", "dummy")
         patch.setattr(filming, "STRIP_START", 2)
-        for module in (loop, closed_loop):
+        for module in (loop, selection):
             patch.setattr(module, "VALIDATION_SEEDS", range(1_000_000, 1_000_003))
         yield args, loop.main(args)
 
@@ -269,7 +269,7 @@ def small_run(tmp_path_factory):
 def test_a_small_run_of_the_preset(small_run):
     args, best = small_run
     assert best["real"]["mean"] == -12 and best["real"]["failed"] == best["real"]["finished"] == 0
-    assert best["alarms"] == []
+    assert best["alarms"] == [] and best["real"]["episodes"] == 3
     model = WorldModel.load(args.run / "best" / "world_model")
     assert model.config.task == ACROBOT
     assert model.config.reward == RewardConfig(scale=0.0, per_step=-1.0)  # none of these ended

@@ -96,10 +96,10 @@ def test_a_reward_that_nothing_counts_is_the_memorys_own_at_every_step(end, tmp_
     model.save(tmp_path / "model")
     env = gym.make(env_ids(tmp_path / "model")[0], world_model=str(tmp_path / "model"))
     env.reset(seed=0)
-    ends, gains = 0, []
+    ends, gains, memory = 0, [], WorldModel.load(tmp_path / "model").memory
     for action in np.random.default_rng(0).integers(0, 3, 200):
         observation, reward, terminated, _, info = env.step(action)
-        gains.append(WorldModel.load(tmp_path / "model").memory.predict(torch.from_numpy(observation[Z:])).gain.item())
+        gains.append(memory.predict(torch.from_numpy(observation[Z:])).gain.item())
         expected = end if terminated and end is not None else gains[-1] * 0.5 - 1
         assert (type(reward), info) == (float, {})
         assert reward == pytest.approx(expected, abs=1e-4)

@@ -47,6 +47,8 @@ def test_the_nll_along_a_drive_is_the_one_that_training_reports():
     expected = validate(model.memory, [drive], TrainArgs(), torch.device("cpu"), lap_reward())
     assert found["nll"] == pytest.approx(expected[0], rel=1e-5)
     assert found["disagreement_correlation"] is None
+    loud = replace(drive, logvar=np.full_like(drive.logvar, 4.0))  # samples are far from the means
+    assert memories.along_drives(model, [loud])["z_rmse"] < 3
 
 
 def test_disagreement_that_grows_with_the_error_correlates_with_it(monkeypatch):

@@ -205,6 +205,14 @@ def test_the_step_that_takes_an_action_is_the_one_that_pays_dreams_and_fails_for
             assert z.item() == pytest.approx(tiles / 2, abs=0.2)
 
 
+def test_rows_count_as_they_weigh():
+    frames, picture = torch.zeros(2, 64, 64, 3, dtype=torch.uint8), torch.zeros(2, 64, 64, 3)
+    picture[0, 60, 5] = picture[1, 5, 60] = 1
+    weight = torch.ones(64)
+    weight[56:] = 4
+    assert v.squared_error(picture, frames, weight).tolist() == [12, 3]
+
+
 @given(seed=st.integers(0, 999), scale=st.floats(0, 100))
 @settings(deadline=None, max_examples=20)
 def test_a_controller_stays_in_its_box(seed, scale):

@@ -126,6 +126,8 @@ def test_samples_of_the_posterior_are_repeated_by_their_seed(toy_drives):
         open_loop.open_loop(model, toy_drives, horizons=(3,), moments=10, seed=seed) for seed in (0, 0, 1)
     )
     assert first == again != other
+    means = make_world_model(latent="mean")
+    assert first != open_loop.open_loop(means, toy_drives, horizons=(3,), moments=10, seed=0)
 
 
 def test_the_open_loop_command_uses_held_out_drives_of_its_own_v(world_model_folder, tmp_path):

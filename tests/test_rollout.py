@@ -6,8 +6,11 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from conftest import ID as DREAM
+from conftest import make_world_model
 from gymnasium.vector import AutoresetMode
 
+from wm_gym.car_racing import lap_reward
 from wm_gym.evaluate import EpisodeResult, make_lanes, rollout, summarize
 from wm_gym.models.controller import Controller, ControllerConfig
 from wm_gym.sb3 import make_sb3_vec
@@ -142,3 +145,18 @@ def test_forked_lanes_step_after_torch_has_used_its_threads(world_model_folder, 
         assert np.isfinite(observation).all()
     finally:
         envs.close(terminate=True)
+
+
+def test_a_result_says_how_its_own_lane_ended(tmp_path):
+    make_world_model(reward=lap_reward(30.0)).save(tmp_path / "model")
+    how, seen = {"world_model": str(tmp_path / "model"), "max_episode_steps": 60}, set()
+    env = gym.make(DREAM, **how)
+    for result in rollout(make_lanes(DREAM, 8, **how), Controller(), range(24)):
+        env.reset(seed=result.seed)
+        over = False
+        while not over:
+            *_, terminated, truncated, info = env.step(np.zeros(3, np.float32))
+            over = terminated or truncated
+        assert result.finished == info.get("lap_finished")
+        seen.add(result.finished)
+    assert seen >= {True, False}

@@ -14,8 +14,9 @@ import pytest
 import torch
 from torch.nn.utils import parameters_to_vector
 
-from training import train_sb3
+from training import gradient, train_sb3
 from training.checkpoints import read_log
+from training.seeds import VALIDATION_SEEDS
 from wm_gym.car_racing import CAR_RACING
 from wm_gym.policies import load_policy
 from wm_gym.sb3 import ALGORITHMS, algorithm
@@ -196,13 +197,18 @@ def test_what_is_validated_has_learnt_from_all_steps(
     assert taken >= steps and dreaming == driving == learnt
 
 
-def test_an_episode_is_as_long_as_the_real_envs(small, monkeypatch, world_model_folder, tmp_path):
+def test_dreams_are_those_asked_for_and_as_long_as_the_real_ones(small, monkeypatch, world_model_folder, tmp_path):
     made = Mock(side_effect=train_sb3.make_weighed)
     monkeypatch.setattr(train_sb3, "make_weighed", made)
     monkeypatch.setattr(train_sb3, "film_best", lambda args: None)
     monkeypatch.setattr(train_sb3, "task_of", lambda name: replace(CAR_RACING, max_episode_steps=12))
-    train_sb3.main(training(world_model_folder, tmp_path, max_steps=0))
-    assert made.call_args.kwargs["max_episode_steps"] == 12
+    drives = Mock(side_effect=train_sb3.rollout)
+    monkeypatch.setattr(train_sb3, "rollout", drives)
+    how = {"temperature": 1.7, "starts": "episode", "objective": gradient.Objective(beyond=0.5)}
+    train_sb3.main(training(world_model_folder, tmp_path, max_steps=0, **how))
+    assert made.call_args.args[2] == how.pop("objective")
+    assert made.call_args.kwargs.items() >= {**how, "max_episode_steps": 12}.items()
+    assert [call.args[2] for call in drives.call_args_list] == [VALIDATION_SEEDS[:1]] * 2
     (line,) = read_log(tmp_path / "log.jsonl")
     assert line["frames"] == 13
 
