@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -169,6 +170,10 @@ def test_settings_are_kept_and_changed_ones_refused(tmp_path, monkeypatch):
     ):
         with pytest.raises(ValueError, match=f"begun with another {said}.*remove that file"):
             keep_settings(path, settings | changed, free)
+    monkeypatch.setattr("training.files.version", lambda package: version(package).split("+")[0] + "+another")
+    monkeypatch.setattr("platform.python_version", lambda: "{}.{}.99".format(*sys.version_info))  # of another build
+    keep_settings(path, settings | {"epochs": 5}, free)
+    before = path.read_bytes()
     monkeypatch.setattr("training.files.version", lambda package: "0.0")
     with pytest.raises(ValueError, match=r"versions\.torch"):
         keep_settings(path, settings, free)

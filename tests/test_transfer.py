@@ -12,11 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks import agreement, calibration, transfer
+from training import driving
 from training.encode import fingerprint
 from training.latents import LatentEpisode
 from wm_gym.models.controller import Controller
 from wm_gym.models.memory import sample_mixture
 from wm_gym.models.vae import VAE
+from wm_gym.registration import task_of
 from wm_gym.world_model import WorldModel
 
 scores = st.lists(st.integers(-100, 900), min_size=2, max_size=12, unique=True).map(lambda each: np.array(each, float))
@@ -162,6 +164,8 @@ def test_the_command_measures_draws_and_goes_on(world_model_folder, tmp_path, mo
     chosen = ("constant: straight on", "linear: random 0")
     simple = transfer.simple_policies
     monkeypatch.setattr(transfer, "simple_policies", lambda env: {name: simple(env)[name] for name in chosen})
+    for module in (driving, transfer):
+        monkeypatch.setattr(module, "task_of", lambda name: replace(task_of(name), max_episode_steps=200))
     Controller.from_pretrained("car_racing").save(tmp_path / "twin")
     twins = ("car_racing", str(tmp_path / "twin"))
     args = transfer.Args(world_model=world_model_folder, policies=twins, tracks=2, drives=3, out=out)
