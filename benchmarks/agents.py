@@ -27,13 +27,13 @@ from benchmarks.reevolve import price, seek
 from benchmarks.report import RESULTS, command, write_report
 from training import gradient, train_controller, train_sb3
 from training.checkpoints import read_log
-from training.encode import fingerprint
 from training.files import keep_settings
 from training.loop import Timer
 from training.presets import PRESETS
 from training.seeds import TEST_SEEDS
 from wm_gym.evaluate import summarize
 from wm_gym.registration import env_ids
+from wm_gym.weights import fingerprint
 from wm_gym.world_model import WorldModel
 
 

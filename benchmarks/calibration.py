@@ -13,13 +13,14 @@ import torch
 from scipy import stats
 from tqdm import tqdm
 
-from training.encode import encoded, fingerprint
+from training.encode import encoded
 from training.latents import LatentEpisode, Sequences, draw
 from training.rollouts import Driver, FrameRecorder
 from training.workers import here, map_jobs, weights_of
 from wm_gym.car_racing import CAR_RACING, ScriptedDriver
 from wm_gym.policies import ActionBursts, RandomPolicy
 from wm_gym.tasks import make_env
+from wm_gym.weights import fingerprint
 from wm_gym.world_model import WorldModel
 
 BINS = 20

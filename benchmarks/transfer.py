@@ -35,7 +35,6 @@ from benchmarks.report import RESULTS, command, write_report
 from training import closed_loop, open_loop
 from training.checkpoints import append_log, read_log
 from training.driving import drive
-from training.encode import fingerprint
 from training.filming import GAP_EVERY, gap
 from training.pictures import save_figure, strip
 from training.seeds import TEST_SEEDS, VALIDATION_SEEDS, take
@@ -43,6 +42,7 @@ from wm_gym.car_racing import CAR_RACING
 from wm_gym.models.controller import Controller, ControllerConfig
 from wm_gym.policies import Policy, RandomPolicy, load_policy
 from wm_gym.registration import env_ids, task_of
+from wm_gym.weights import fingerprint
 from wm_gym.world_model import WorldModel
 
 GOOD = 300.0

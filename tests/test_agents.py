@@ -54,7 +54,7 @@ def test_each_agent_is_trained_once_in_its_world(trained, doubters, tmp_path):
         agents.main(replace(args, minutes=6.0))
     with pytest.raises(ValueError, match="other settings"):
         agents.main(replace(args, temperature=2.5))
-    with pytest.raises(ValueError, match="begun with another temperature"):
+    with pytest.raises(ValueError, match=r"begun with another command .*--temperature"):
         agents.main(replace(args, temperature=2.5, out=tmp_path / "other.json"))
     with pytest.raises(ValueError, match=r"dream or on the real env.*moon"):
         agents.main(replace(args, worlds=("moon",)))

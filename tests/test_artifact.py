@@ -205,6 +205,7 @@ def test_a_missing_artifact_is_named(tmp_path):
         {"low": [], "high": []},
         {"observation_size": "288"},
         {"observation_size": -1},
+        {"world_model": 5},
     ],
 )
 def test_a_controller_of_impossible_bounds_or_sizes_is_refused(tmp_path, changes):
@@ -217,5 +218,6 @@ def test_a_controller_of_impossible_bounds_or_sizes_is_refused(tmp_path, changes
 def test_the_bundled_world_model_and_controller_are_there_and_small():
     model, controller = WorldModel.from_pretrained(), Controller.from_pretrained()
     assert controller.config.observation_size == model.config.observation_size == 288
+    assert controller.world_model == model.fingerprint
     bundle = Path(wm_gym.__file__).parent / "pretrained" / "car_racing"
     assert sum(path.stat().st_size for path in bundle.rglob("*") if path.is_file()) < 12e6

@@ -72,14 +72,14 @@ def test_an_artifact_that_is_replaced_while_it_is_read_is_read_again(folder, mon
     for module in (new.vae, new.memory):
         for weight in module.parameters():
             weight.data.mul_(0.5)
-    fill, saves = world_model._fill, [new]
+    fill, saves = world_model.fill, [new]
 
     def fill_then_save(module, path, device):
         fill(module, path, device)
         if saves:
             saves.pop().save(folder)
 
-    monkeypatch.setattr(world_model, "_fill", fill_then_save)
+    monkeypatch.setattr(world_model, "fill", fill_then_save)
     found = WorldModel.load(folder)
     assert found.config.latent == "mean"
     for name in ("vae", "memory") if kind == "lstm" else ("vae",):

@@ -168,7 +168,8 @@ def test_a_dream_that_claims_more_than_the_road_can_pay_raises_an_alarm():
 
 def test_the_bundled_dream_is_no_cheat_and_a_reward_head_biased_upward_is_one(tmp_path):
     model = WorldModel.load("car_racing")
-    kwargs = {"policy": Controller.from_pretrained(), "seeds": range(12), "lanes": 12, "max_episode_steps": 300}
+    controller = Controller(Controller.from_pretrained().parameters)  # which drives in any dream
+    kwargs = {"policy": controller, "seeds": range(12), "lanes": 12, "max_episode_steps": 300}
     assert alarms(drive(DREAM, world_model="car_racing", **kwargs), model.config.reward) == []
     model.memory.heads.bias[-2] += 2
     model.save(tmp_path / "cheat")

@@ -10,13 +10,13 @@ from conftest import make_world_model
 
 from benchmarks import memories
 from training.checkpoints import save_checkpoint
-from training.encode import fingerprint
 from training.latents import LatentEpisode
 from training.train_rnn import Args as TrainArgs
 from training.train_rnn import validate
 from wm_gym.car_racing import lap_reward
 from wm_gym.models.kinds import KINDS, make_memory
 from wm_gym.models.memory import mixture_mean
+from wm_gym.weights import fingerprint
 
 
 def test_memories_of_the_comparison_are_equally_large():

@@ -11,7 +11,6 @@ from conftest import Z, make_world_model
 from torch import nn
 
 from training import open_loop
-from training.encode import fingerprint
 from training.latents import LatentEpisode, split
 from training.open_loop import on_road
 from wm_gym.car_racing import ScriptedDriver
@@ -19,6 +18,7 @@ from wm_gym.envs.fast_car_racing import FastCarRacing
 from wm_gym.frames import encoder_input
 from wm_gym.models.memory import Prediction
 from wm_gym.policies import ActionBursts
+from wm_gym.weights import fingerprint
 from wm_gym.world_model import WorldModel
 
 

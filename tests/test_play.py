@@ -256,7 +256,7 @@ def test_a_video_that_fails_leaves_nothing_and_keeps_the_older_one(tmp_path):
         ({"hands": True, "render_mode": "rgb_array"}, "got --render_mode rgb_array"),
         ({}, r"a window needs a display.*--video out\.mp4"),
         ({"hands": True, "video": play.Path("out.mp4")}, "a window needs a display"),
-        ({"world_model": "other", "video": play.Path("out.mp4")}, "bundled controller knows no latents of other"),
+        ({"world_model": "other", "video": play.Path("out.mp4")}, "other: no such world_model"),
         ({"seed": -1, "video": play.Path("out.mp4")}, "--seed must be at least 0, got -1"),
         ({"episodes": 0, "video": play.Path("out.mp4")}, "--episodes must be at least 1, got 0"),
         ({"policy": "nope", "video": play.Path("out.mp4")}, "nope: no such controller"),

@@ -11,8 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from stable_baselines3 import A2C, PPO
 
+from wm_gym import RNNHiddenObservation, VAELatentObservation
+from wm_gym.evaluate import make_lanes, rollout
 from wm_gym.models.controller import Controller, ControllerConfig
 from wm_gym.policies import ActionBursts, Policy, RandomPolicy, load_policy
+from wm_gym.registration import env_ids
+from wm_gym.world_model import WorldModel
 
 KINDS = ["random", "scripted", "car_racing", "controller", "ppo_dream.zip", "a2c.zip"]
 ACTIONS = Box(np.array([-1, 0, 0], np.float32), np.array([1, 1, 1], np.float32))
@@ -156,6 +160,35 @@ def test_actions_that_are_neither_a_box_nor_choices_are_refused(name):
         load_policy(name, Blank(OBSERVATIONS, MultiDiscrete([2, 3])))
     with pytest.raises(ValueError, match=r"MultiDiscrete"):
         ActionBursts(Counter(), MultiDiscrete([2, 3]), rate=0.1, length=3)
+
+
+def test_a_policy_drives_with_its_own_world_model_alone(world_model_folder, tmp_path):
+    fingerprint = WorldModel.from_pretrained(world_model_folder).fingerprint
+    Controller(config=ControllerConfig(world_model=fingerprint)).save(tmp_path / "own")
+    Controller(np.zeros((2, 867)), ControllerConfig(world_model=fingerprint)).save(tmp_path / "population")
+    agent = PPO("MlpPolicy", Blank(), n_steps=2, batch_size=2, device="cpu", seed=0)
+    agent.world_model = "another"
+    agent.save(tmp_path / "ppo_another")
+    (dream, real), how = env_ids(world_model_folder), {"world_model": world_model_folder, "max_episode_steps": 2}
+    raw = gym.make("CarRacing-v3", max_episode_steps=2)
+    envs = [
+        gym.make(dream, **how),
+        gym.make(real, **how),
+        RNNHiddenObservation(VAELatentObservation(raw, world_model_folder)),
+        make_lanes(dream, 2, **how),
+        make_lanes(real, 1, **how),
+        make_lanes(real, 2, **how),
+    ]
+    for env in envs:
+        (result,) = rollout(env, load_policy(tmp_path / "own", env), [0])
+        assert result.steps == 2
+        for name in ("car_racing", tmp_path / "ppo_another.zip"):
+            with pytest.raises(ValueError, match=rf"{name} knows the latents of another world model.*{fingerprint}"):
+                load_policy(name, env)
+        with pytest.raises(ValueError, match="knows the latents of another world model"):
+            rollout(env, Controller.from_pretrained(), [0])
+        env.close()
+    assert load_policy(tmp_path / "population", envs[3]).member(1).world_model == fingerprint
 
 
 def test_a_scripted_driver_needs_the_car_itself():

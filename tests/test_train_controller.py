@@ -15,6 +15,7 @@ from training.seeds import TRAINING_SEEDS
 from training.shaping import make_weighed
 from wm_gym.evaluate import make_lanes
 from wm_gym.models.controller import Controller, ControllerConfig
+from wm_gym.world_model import WorldModel
 
 
 def evolving(world_model, out, **changes):
@@ -32,6 +33,7 @@ def test_evolution_stopped_and_gone_on_with_gives_the_result_of_one_run(world_mo
         mine, its = (Controller.from_pretrained(run / name) for run in (straight, stopped))
         assert np.array_equal(mine.parameters, its.parameters)
         assert not np.array_equal(mine.parameters, first.parameters)
+        assert its.world_model == WorldModel.from_pretrained(world_model_folder).fingerprint
     assert read_log(straight / "log.jsonl") == read_log(stopped / "log.jsonl")
     assert [line["generation"] for line in read_log(stopped / "log.jsonl")] == [1, 2, 3]
 
@@ -162,7 +164,8 @@ def test_a_controller_of_z_only_has_no_weights_of_h(world_model_folder, tmp_path
 @pytest.mark.parametrize("steps", [0, 3])
 def test_c_goes_on_from_a_parent(steps, world_model_folder, tmp_path, monkeypatch):
     """A generation with a tiny step keeps to where it began."""
-    parent = Controller(np.random.default_rng(0).normal(0, 0.1, 867))
+    config = ControllerConfig(world_model="of an earlier round")
+    parent = Controller(np.random.default_rng(0).normal(0, 0.1, 867), config)
     parent.save(tmp_path / "parent")
     ascend = Mock(wraps=gradient.ascend)
     monkeypatch.setattr(gradient, "ascend", ascend)

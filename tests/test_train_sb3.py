@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch.nn.utils import parameters_to_vector
 
-from training import gradient, train_sb3
+from training import gradient, hyperparameters, train_sb3
 from training.checkpoints import read_log
 from training.seeds import VALIDATION_SEEDS
 from wm_gym.car_racing import CAR_RACING
@@ -75,6 +75,8 @@ def test_every_algorithm_trains_saves_and_loads(small, monkeypatch, world_model_
     assert not torch.equal(parameters_to_vector(learnt), began[0])
     spaces = gym.make(DREAM, world_model=world_model_folder)
     policy = load_policy(str(best), spaces)
+    with pytest.raises(ValueError, match="knows the latents of another world model"):
+        load_policy(str(best), gym.make(DREAM))
     observations = np.stack([spaces.observation_space.sample() for _ in range(4)])
     theirs, _ = agents[0].predict(observations, deterministic=True)
     mine, _ = policy.predict(observations, deterministic=True)
@@ -268,7 +270,7 @@ def test_what_can_not_be_trained_is_refused(world_model_folder, tmp_path, settin
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("file", sorted(train_sb3.HYPERPARAMETERS.glob("*.yml")), ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", sorted(hyperparameters.FOLDER.glob("*.yml")), ids=lambda file: file.stem)
 def test_rl_zoo3_reads_the_hyperparameter_files(file, tmp_path):
     if find_spec("rl_zoo3") is None:  # not imported: it changes gymnasium's TimeLimit
         pytest.skip("needs rl_zoo3")

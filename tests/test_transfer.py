@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 
 from benchmarks import agreement, calibration, transfer
 from training import driving
-from training.encode import fingerprint
 from training.latents import LatentEpisode
 from wm_gym.models.controller import Controller
 from wm_gym.models.memory import sample_mixture
 from wm_gym.models.vae import VAE
 from wm_gym.registration import task_of
+from wm_gym.weights import fingerprint
 from wm_gym.world_model import WorldModel
 
 scores = st.lists(st.integers(-100, 900), min_size=2, max_size=12, unique=True).map(lambda each: np.array(each, float))
@@ -166,14 +166,15 @@ def test_the_command_measures_draws_and_goes_on(world_model_folder, tmp_path, mo
     monkeypatch.setattr(transfer, "simple_policies", lambda env: {name: simple(env)[name] for name in chosen})
     for module in (driving, transfer):
         monkeypatch.setattr(module, "task_of", lambda name: replace(task_of(name), max_episode_steps=200))
-    Controller.from_pretrained("car_racing").save(tmp_path / "twin")
-    twins = ("car_racing", str(tmp_path / "twin"))
+    twins = tuple(str(tmp_path / name) for name in ("one", "twin"))
+    for twin in twins:
+        Controller(Controller.from_pretrained().parameters).save(twin)
     args = transfer.Args(world_model=world_model_folder, policies=twins, tracks=2, drives=3, out=out)
     with pytest.raises(ValueError, match="can't drive 101 of them"):
         transfer.main(replace(args, tracks=101))
     transfer.main(args)
     content = json.loads(out.read_text())
-    assert [line["policy"] for line in content["policies"]] == [*chosen, "car_racing"]
+    assert [line["policy"] for line in content["policies"]] == [*chosen, twins[0]]
     assert (
         content["dream"]["all"]["policies"] == 3
         and "wary" not in content
@@ -187,6 +188,8 @@ def test_the_command_measures_draws_and_goes_on(world_model_folder, tmp_path, mo
     make_world_model().save(other)
     with pytest.raises(ValueError, match="give --policies"):
         transfer.main(transfer.Args(world_model=other, out=out))
+    with pytest.raises(ValueError, match="car_racing knows the latents of another world model"):
+        transfer.main(replace(args, policies=("car_racing",)))
     with pytest.raises(ValueError, match=r"bundled one's page: give .*other a file, --out"):
         transfer.main(transfer.Args(world_model=other, policies=twins))
     named = [(name, policy) for name, policy in simple(gym.make("DreamCarRacing-v0")).items()]
@@ -219,7 +222,7 @@ def test_scores_are_kept_for_a_policy_and_all_that_its_dreams_come_from():
 def test_wary_dreams_of_a_model_with_doubters_charge_for_what_they_do_not_know(tmp_path):
     make_world_model(doubters=1).save(tmp_path / "model")
     args = transfer.Args(world_model=str(tmp_path / "model"), tracks=2, workers=1)
-    found = transfer.measure(args, "car_racing", Controller.from_pretrained("car_racing"))
+    found = transfer.measure(args, "driver", Controller(Controller.from_pretrained().parameters))
     assert [len(found["scores"][kind]) for kind in ("real", "dream", "wary")] == [2, 2, 2]
     assert found["wary"]["mean"] < found["dream"]["mean"]
     lines = [found | {"policy": "a"}, {"policy": "b", "scores": {kind: [9.0, 9.0] for kind in found["scores"]}}]

@@ -7,7 +7,6 @@ For example:
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import tyro
-from torch import nn
 from tqdm import tqdm
 
 from training.checkpoints import load_checkpoint, save_checkpoint
@@ -27,6 +25,7 @@ from training.rollouts import Episode, check_mirror, episode_files, load_task, o
 from wm_gym.frames import mirror
 from wm_gym.models.vae import VAE, VAEConfig
 from wm_gym.tasks import TaskConfig
+from wm_gym.weights import fingerprint
 
 
 @dataclass
@@ -53,14 +52,6 @@ def load_vae(checkpoint: dict[str, Any]) -> VAE:
     vae = VAE(VAEConfig(**{**config, "channels": tuple(config["channels"])}))
     vae.load_state_dict(checkpoint["model"])
     return vae.eval().requires_grad_(False)
-
-
-def fingerprint(model: nn.Module) -> str:
-    """Return a short hash of a model's weights as an artifact keeps them, in float16."""
-    digest = hashlib.sha256()
-    for tensor in model.state_dict().values():
-        digest.update(tensor.cpu().half().numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def encoded(

@@ -127,7 +127,8 @@ def gap(real: gym.Env, dream: gym.Env, policy: Policy, seed: int) -> tuple[Frame
         frames.append(picture(real))
         earned.append(earned[-1] + float(reward))
     per_step = real.get_wrapper_attr("world_model").config.reward.per_step
-    start = max(int(np.argmax(np.array(earned) - per_step * np.arange(len(earned)))) - GAP_BEFORE, 0)
+    beside = (np.array(earned) - per_step * np.arange(len(earned))).round(6)  # sums of floats that should be equal are
+    start = max(int(np.argmax(beside)) - GAP_BEFORE, 0)
     end = min(start + GAP_EVERY * (COLUMNS - 1), len(frames) - 1)
     observation, _ = dream.reset(seed=0, options={"state": states[start]})
     hand, dreamt, paid, over = hands[start], [picture(dream)], 0.0, False

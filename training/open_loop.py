@@ -21,7 +21,6 @@ import tyro
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from training.encode import fingerprint
 from training.files import write_json
 from training.latents import LatentEpisode, Sequences, draw, load_latents, split
 from training.pictures import save_figure
@@ -30,6 +29,7 @@ from wm_gym.dream import Dream
 from wm_gym.frames import CAR_RACING_FRAME, INPUT_SIZE, kept_size
 from wm_gym.models.memory import mixture_mean, put, select
 from wm_gym.reward import RewardConfig
+from wm_gym.weights import fingerprint
 from wm_gym.world_model import WorldModel
 
 HORIZONS = (1, 5, 15, 50, 100)

@@ -180,7 +180,7 @@ def begin(args: Args, config: ControllerConfig, free: npt.NDArray[np.int64]) -> 
     mean: npt.NDArray[np.floating] = np.zeros(config.parameters)
     if args.parent is not None:
         parent = Controller.from_pretrained(args.parent)
-        if replace(parent.config, training={}) != config:
+        if replace(parent.config, training={}, world_model=config.world_model) != config:  # perhaps of an earlier round
             raise ValueError(f"--parent {args.parent}: made for other observations or actions, {parent.config}")
         mean = parent.parameters
         if np.delete(mean, free).any():
@@ -215,6 +215,7 @@ def main(args: Args) -> Path:
         kwargs |= {"device": str(choose_device(args.device, args.tf32))}
     envs = make_weighed(args.env, lanes, args.objective, **kwargs)
     config = ControllerConfig.for_spaces(envs.single_observation_space, envs.single_action_space)
+    config = replace(config, world_model=WorldModel.from_pretrained(args.world_model).fingerprint)
 
     free = free_weights(args, config)
 

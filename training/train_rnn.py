@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from training.checkpoints import append_log, cosine, cut_log, load_checkpoint, save_checkpoint, segment
 from training.device import choose_device
-from training.encode import fingerprint, load_vae
+from training.encode import load_vae
 from training.files import alone, keep_settings
 from training.latents import LatentEpisode, Sequences, draw, load_latents, reward_of, split
 from training.rollouts import check_mirror
@@ -38,6 +38,7 @@ from wm_gym.models.transformer import TransformerConfig
 from wm_gym.reward import RewardConfig
 from wm_gym.starts import Starts
 from wm_gym.tasks import TaskConfig
+from wm_gym.weights import fingerprint
 from wm_gym.world_model import LATENTS, WorldModel, WorldModelConfig
 
 RARE = -8.0

@@ -270,6 +270,7 @@ def main(args: Args) -> Path:
         agent.set_random_seed(int(np.random.default_rng((args.seed, agent.num_timesteps)).choice(first_tracks)))
     else:
         agent = kind(env=envs, seed=args.seed, device=device, **settings)
+        agent.world_model = WorldModel.from_pretrained(args.world_model).fingerprint  # for `wm_gym.load_policy`
     agent.set_logger(Logger(None, [Tracked()]))
     course = Course(args, agent, steps)
     if saved.is_file() and (due := course.share(agent.num_timesteps, agent.minutes)) > course.validated:

@@ -236,10 +236,15 @@ class Dream:
         return rows
 
 
-class Tempered:
-    """Part of an env that is made of a `Dream`: how it draws, to read and to set while it runs."""
+class Dreaming:
+    """Part of an env that is made of a `Dream`: its world model, and how it draws, to read and to set while it runs."""
 
     dream: Dream
+
+    @property
+    def world_model(self) -> WorldModel:
+        """What it dreams of."""
+        return self.dream.world_model
 
     @property
     def temperature(self) -> float:

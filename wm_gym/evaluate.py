@@ -79,8 +79,8 @@ def rollout(
     Raises:
         TypeError: for what can't predict actions, as the name of a policy, for what is no env of gymnasium, and for a
             seed that is no whole number.
-        ValueError: for a vector env that resets by itself, a policy that was made for other spaces, and a population
-            of controllers that is not one for each lane.
+        ValueError: for a vector env that resets by itself, a policy that was made for other spaces or another world
+            model, and a population of controllers that is not one for each lane.
     """
     if not isinstance(env, (gym.Env, VectorEnv)):
         raise TypeError(
@@ -93,7 +93,7 @@ def rollout(
             "wm_gym.Policy says what one of your own must have"
         )
     envs = env if isinstance(env, VectorEnv) else single_lane(env)
-    policy = fit(policy, envs.single_observation_space, envs.single_action_space)
+    policy = fit(policy, envs)
     if (mode := envs.metadata.get("autoreset_mode")) != AutoresetMode.DISABLED:
         raise ValueError(f"rollout needs autoreset_mode=DISABLED, got {mode}: wm_gym.evaluate.make_lanes makes such")
     if isinstance(policy, Controller) and policy.parameters.ndim == 2 and len(policy.parameters) != envs.num_envs:

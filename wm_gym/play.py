@@ -137,8 +137,6 @@ def check(args: Args, render_mode: str) -> None:
         raise SystemExit(f"--video must name an .mp4 file, got {args.video}")
     if args.hands and args.policy != Args.policy:
         raise SystemExit(f"--hands and --policy {args.policy} exclude each other: leave out the one that shan't drive")
-    if not (args.hands or args.browser) and args.policy == Args.policy and args.world_model != Args.world_model:
-        raise SystemExit(f"the bundled controller knows no latents of {args.world_model}: give a --policy that does")
     if args.hands and render_mode != "human":
         raise SystemExit(f"--hands takes its keys from a window, got --render_mode {render_mode}: leave that out")
     if render_mode == "human":

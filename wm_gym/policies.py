@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.vector import SyncVectorEnv, VectorEnv
 
 from wm_gym.actions import draw_action, rescale
 from wm_gym.seeding import stream
+
+if TYPE_CHECKING:
+    from stable_baselines3.common.base_class import BaseAlgorithm
+
+    from wm_gym.world_model import WorldModel
 
 PolicyState = tuple[np.ndarray, ...] | None
 WEIGHTLESS = ("random", "scripted", "scripted-varied")
@@ -132,18 +138,51 @@ class RescaledPolicy:
         return rescale(action, self.space), state
 
 
-def fit(policy: Any, observation_space: gym.Space, action_space: gym.Space, name: str | Path = "given") -> Policy:
-    """Return a policy for an env's spaces: an agent of Stable-Baselines3 that acts from -1 to 1 is mapped.
+def spaces(env: gym.Env | VectorEnv) -> tuple[gym.Space, gym.Space]:
+    """Return the spaces of an env's observations and actions, or those of one lane."""
+    if isinstance(env, VectorEnv):
+        return env.single_observation_space, env.single_action_space
+    return env.observation_space, env.action_space
+
+
+def world_model_of(env: gym.Env | VectorEnv) -> WorldModel | None:
+    """Return the world model whose latents an env shows; None where that can't be told."""
+    from wm_gym.world_model import WorldModel
+
+    if isinstance(env, gym.Env):
+        return env.get_wrapper_attr("world_model") if env.has_wrapper_attr("world_model") else None
+    lanes = env.unwrapped
+    if isinstance(lanes, SyncVectorEnv):
+        return world_model_of(lanes.envs[0])
+    if isinstance(found := getattr(lanes, "world_model", None), WorldModel):
+        return found
+    name = lanes.spec.kwargs.get("world_model") if lanes.spec else None  # its lanes are other processes
+    return WorldModel.from_pretrained(name) if name else None
+
+
+def fit(policy: Any, env: gym.Env | VectorEnv, name: str | Path = "given") -> Policy:
+    """Return a policy for an env: an agent of Stable-Baselines3 that acts from -1 to 1 is mapped.
 
     Args:
-        policy: a controller or an agent, which tell their spaces; any other is taken as it is.
-        observation_space: of the env.
-        action_space: of the env.
+        policy: a controller or an agent, which tell their spaces and may tell their world model; any other is taken
+            as it is.
+        env: single or vectorised.
         name: of the policy, for messages.
 
     Raises:
-        ValueError: when it was made for other spaces, or learnt from normalised observations.
+        ValueError: when it was made for other spaces or another world model, or learnt from normalised observations.
     """
+    fitting = _fit_spaces(policy, *spaces(env), name)
+    known = getattr(policy, "world_model", "")
+    if known and (model := world_model_of(env)) is not None and known != model.fingerprint:
+        raise ValueError(
+            f"the policy {name} knows the latents of another world model ({known}) than the env shows "
+            f"({model.fingerprint}): give a policy that learnt on these, or its own world model"
+        )
+    return fitting
+
+
+def _fit_spaces(policy: Any, observation_space: gym.Space, action_space: gym.Space, name: str | Path) -> Policy:
     from wm_gym.models.controller import Controller
 
     if isinstance(policy, Controller):
@@ -182,36 +221,32 @@ def load_policy(name: str | Path, env: gym.Env | gym.vector.VectorEnv, seed: int
             the user/name of one on the Hugging Face Hub, which may come from anyone, or a Stable-Baselines3 ``.zip``,
             which may not: it holds pickles, and loading one runs whatever code is in it. Load only zips that you trust,
             of agents that learnt from observations as they are: a zip does not tell whether they were normalised.
-        env: whose spaces the policy must fit; the scripted driver reads its state.
+        env: whose spaces it must fit, and whose world model if it tells its own; the scripted driver reads its state.
         seed: of a random policy's stream, and which of the varied drivers it is.
 
     Raises:
         FileNotFoundError: when there is no such zip.
         wm_gym.ArtifactError: when there is no such controller, or its files are not what they should be.
-        ValueError: when the policy does not fit the env's spaces, or a zip's name no algorithm.
+        ValueError: when the policy does not fit the env's spaces or world model, or a zip's name no algorithm.
         ImportError: when the package of a zip's algorithm is not installed.
         TypeError: for a scripted driver of another env than CarRacing.
     """
-    if isinstance(env, gym.vector.VectorEnv):
-        observation_space, action_space = env.single_observation_space, env.single_action_space
-    else:
-        observation_space, action_space = env.observation_space, env.action_space
     if name == "random":
-        return RandomPolicy(observation_space, action_space, seed)
+        return RandomPolicy(*spaces(env), seed)
     if name in ("scripted", "scripted-varied"):
-        if isinstance(env, gym.vector.VectorEnv):
+        if isinstance(env, VectorEnv):
             raise ValueError("a scripted driver drives a single env")
         from wm_gym.car_racing import ScriptedDriver
 
         return ScriptedDriver(env) if name == "scripted" else ScriptedDriver.varied(env, seed)
     if str(name).endswith(".zip"):
-        return _load_sb3(Path(name), observation_space, action_space)
+        return fit(_load_sb3(Path(name)), env, name)
     from wm_gym.models.controller import Controller
 
-    return fit(Controller.from_pretrained(name), observation_space, action_space, name)
+    return fit(Controller.from_pretrained(name), env, name)
 
 
-def _load_sb3(path: Path, observation_space: gym.Space, action_space: gym.Space) -> Policy:
+def _load_sb3(path: Path) -> BaseAlgorithm:
     """Load a model of the Stable-Baselines3 algorithm that its file name starts with (``ppo_dream.zip``).
 
     The zip's pickles run here, whatever they hold.
@@ -226,4 +261,4 @@ def _load_sb3(path: Path, observation_space: gym.Space, action_space: gym.Space)
         raise ValueError(
             f"can't tell the algorithm of {path} by the first word of its name, as in ppo_dream.zip: {error}"
         ) from error
-    return fit(kind.load(path, device="cpu"), observation_space, action_space, path)
+    return kind.load(path, device="cpu")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from wm_gym import artifact
 from wm_gym.artifact import ArtifactError
@@ -25,6 +25,7 @@ from wm_gym.models.vae import VAE, VAEConfig
 from wm_gym.reward import RewardConfig
 from wm_gym.starts import Starts, check_run_up, read_starts
 from wm_gym.tasks import TaskConfig
+from wm_gym.weights import fill, fingerprint, to_arrays
 
 if TYPE_CHECKING:
     from wm_gym.models.controller import Controller
@@ -148,6 +149,11 @@ class WorldModel:
         """Where the weights are."""
         return next(self.memory.parameters()).device
 
+    @property
+    def fingerprint(self) -> str:
+        """A short hash of V and M: it tells whose latents an agent knows."""
+        return fingerprint(self.vae, self.memory)
+
     def to(self, device: str | torch.device) -> WorldModel:
         """Move the weights and return self."""
         for cached in ("start_states", "doubter_states"):
@@ -196,9 +202,9 @@ class WorldModel:
         """
         check_run_up(len(self.starts), self.starts.actions.shape[1], self.memory, len(self.doubters))
         files = {
-            "vae.safetensors": _arrays(self.vae),
-            "memory.safetensors": _arrays(self.memory),
-            **{_doubter(i): _arrays(memory) for i, memory in enumerate(self.doubters)},
+            "vae.safetensors": to_arrays(self.vae),
+            "memory.safetensors": to_arrays(self.memory),
+            **{_doubter(i): to_arrays(memory) for i, memory in enumerate(self.doubters)},
             "starts.safetensors": {
                 name: array.astype(np.float16) if array.dtype.kind == "f" else array
                 for name, array in vars(self.starts).items()
@@ -232,7 +238,8 @@ class WorldModel:
             FileExistsError: for a folder with a controller, which another world model would come beside.
             FileNotFoundError: when there is no folder ``results``.
             ImportError: without huggingface_hub, which the extra ``hub`` installs.
-            ValueError: for what is neither a repository's name nor a folder, or a controller of other observations.
+            ValueError: for what is neither a repository's name nor a folder, or a controller of other observations or
+                another world model.
         """
         from wm_gym import hub
 
@@ -257,10 +264,10 @@ class WorldModel:
         with torch.device("meta"):
             vae, memory = VAE(config.vae), make_memory(config.memory)
             doubters = [make_memory(config.memory) for _ in range(config.doubters)]
-        _fill(vae, folder / "vae.safetensors", device)
-        _fill(memory, folder / "memory.safetensors", device)
+        fill(vae, folder / "vae.safetensors", device)
+        fill(memory, folder / "memory.safetensors", device)
         for i, doubter in enumerate(doubters):
-            _fill(doubter, folder / _doubter(i), device)
+            fill(doubter, folder / _doubter(i), device)
         starts = read_starts(folder / "starts.safetensors", config, memory, fields["format_version"])
         return cls(config, vae, memory, starts, doubters)
 
@@ -297,14 +304,3 @@ def _load_once(folder: Path, stamp: tuple[tuple[str, int, int], ...], device: st
 
 def _doubter(index: int) -> str:
     return f"doubter-{index + 1}.safetensors"
-
-
-def _arrays(module: nn.Module) -> artifact.Arrays:
-    return {name: tensor.detach().cpu().numpy().astype(np.float16) for name, tensor in module.state_dict().items()}
-
-
-def _fill(module: nn.Module, path: Path, device: str | torch.device) -> None:
-    """Give a module on the meta device the weights of a file."""
-    arrays = artifact.read_arrays(path, {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()})
-    module.to_empty(device=device)  # and not assigned below: weights keep their memory format
-    module.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})

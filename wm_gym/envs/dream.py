@@ -11,7 +11,7 @@ import numpy.typing as npt
 from wm_gym.actions import check_action
 from wm_gym.artifact import ArtifactError
 from wm_gym.checks import check_options, check_render_mode, check_running
-from wm_gym.dream import Dream, Tempered
+from wm_gym.dream import Dream, Dreaming
 from wm_gym.dream_state import DreamState
 from wm_gym.envs.rendering import Window, enlarge
 from wm_gym.world_model import WorldModel
@@ -35,7 +35,7 @@ def dreamt_model(name: str, device: str, task: str | None) -> WorldModel:
     return model
 
 
-class DreamEnv(Tempered, gym.Env):
+class DreamEnv(Dreaming, gym.Env):
     """A task as a learned world model dreams it: ``DreamCarRacing-v0``, and whatever `wm_gym.register_dream` registers.
 
     ## Description

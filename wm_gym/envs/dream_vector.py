@@ -15,7 +15,7 @@ from gymnasium.vector.utils import batch_space
 
 from wm_gym.actions import check_action
 from wm_gym.checks import check_count, check_options, check_render_mode, check_running
-from wm_gym.dream import Dream, Tempered
+from wm_gym.dream import Dream, Dreaming
 from wm_gym.dream_state import DreamState
 from wm_gym.envs.dream import check_beginning, dreamt_model
 from wm_gym.envs.rendering import enlarge
@@ -25,7 +25,7 @@ BoolArray = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.float32]
 
 
-class DreamVectorEnv(Tempered, VectorEnv):
+class DreamVectorEnv(Dreaming, VectorEnv):
     """`wm_gym.envs.dream.DreamEnv` in N lanes that share one batched step of the networks.
 
     Each lane is what the single env would be with the same seed and actions, to rounding. ``reset(seed=s)`` gives lane

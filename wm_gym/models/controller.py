@@ -26,6 +26,7 @@ class ControllerConfig:
         high: upper bound of each action.
         training: how it was trained, JSON-able; kept with the weights.
         discrete: whether it chooses one of the actions, see `wm_gym.actions.ActionConfig`.
+        world_model: fingerprint of the world model whose [z, h] it knows; "" where that can't be told.
     """
 
     observation_size: int = 288
@@ -33,9 +34,12 @@ class ControllerConfig:
     high: tuple[float, ...] = (1.0, 1.0, 1.0)
     training: dict[str, Any] = field(default_factory=dict)
     discrete: bool = False
+    world_model: str = ""
 
     def __post_init__(self) -> None:
         artifact.check_sizes(self, "observation_size")
+        if not isinstance(self.world_model, str):
+            raise TypeError(f"world_model is a fingerprint, got {self.world_model!r}")
         self.actions  # noqa: B018 (raises for bounds that can't be)
 
     @classmethod
@@ -114,6 +118,11 @@ class Controller:
             return action.argmax(axis=-1), state
         return np.clip(self.scale * np.tanh(action), self.low, self.high), state
 
+    @property
+    def world_model(self) -> str:
+        """Fingerprint of the world model whose [z, h] it knows, or ""."""
+        return self.config.world_model
+
     def member(self, index: int) -> Controller:
         """Return one controller of a population; ``index`` counts round and round."""
         return Controller(np.atleast_2d(self.parameters)[index % len(np.atleast_2d(self.parameters))], self.config)
@@ -144,6 +153,7 @@ class Controller:
                 high=tuple(fields["high"]),
                 training=fields["training"],
                 discrete=fields.get("discrete", False),
+                world_model=fields.get("world_model", ""),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise artifact.ArtifactError(f"{folder / 'config.json'}: bad or missing field: {error!r}") from error
