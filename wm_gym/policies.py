@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.vector import SyncVectorEnv, VectorEnv
+from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv, VectorEnv
 
 from wm_gym.actions import draw_action, rescale
 from wm_gym.seeding import stream
@@ -149,15 +149,17 @@ def world_model_of(env: gym.Env | VectorEnv) -> WorldModel | None:
     """Return the world model whose latents an env shows; None where that can't be told."""
     from wm_gym.world_model import WorldModel
 
-    if isinstance(env, gym.Env):
-        return env.get_wrapper_attr("world_model") if env.has_wrapper_attr("world_model") else None
     lanes = env.unwrapped
     if isinstance(lanes, SyncVectorEnv):
         return world_model_of(lanes.envs[0])
-    if isinstance(found := getattr(lanes, "world_model", None), WorldModel):
-        return found
-    name = lanes.spec.kwargs.get("world_model") if lanes.spec else None  # its lanes are other processes
-    return WorldModel.from_pretrained(name) if name else None
+    if isinstance(lanes, AsyncVectorEnv):  # its envs are in other processes
+        name = lanes.spec.kwargs.get("world_model") if lanes.spec else None
+        return WorldModel.from_pretrained(name) if name else None
+    if isinstance(env, gym.Env):
+        found = env.get_wrapper_attr("world_model") if env.has_wrapper_attr("world_model") else None
+    else:
+        found = getattr(lanes, "world_model", None)
+    return found if isinstance(found, WorldModel) else None
 
 
 def fit(policy: Any, env: gym.Env | VectorEnv, name: str | Path = "given") -> Policy:
