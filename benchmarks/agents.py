@@ -54,11 +54,12 @@ class Args:
     temperature: float = 2.0
     """τ of the dreams"""
     doubt: float = 30.0
-    """price of the dreams' disagreement, where the world model has doubters"""
+    """price of the dreams' disagreement, where the world model has doubters or is an ensemble"""
     disturbance: float = 0.2
     """standard deviation of a tremble of actions in the dreams"""
     beyond: float = -0.3
-    """what counts of a dream's pay beyond what any car could earn, for agents of Stable-Baselines3"""
+    """what counts of a dream's pay beyond what any car could earn, for agents of Stable-Baselines3; all of it where
+    there is no lap"""
     runs: Path = Path("runs/agents")
     """folder for the agents"""
     out: Path = RESULTS / "agents.json"
@@ -74,7 +75,9 @@ def train_agent(args: Args, learner: str, env: str, seed: int, out: Path) -> dic
     dreams = env == env_ids(args.world_model)[0]
     if dreams:
         settings = replace(settings, temperature=args.temperature, disturbance=args.disturbance)
-        objective = gradient.Objective(beyond=args.beyond, doubt=price(args.world_model, args.doubt))
+        paced = WorldModel.from_pretrained(args.world_model).config.reward.goal is not None
+        beyond = args.beyond if paced else 1.0
+        objective = gradient.Objective(beyond=beyond, doubt=price(args.world_model, args.doubt))
         settings = replace(settings, objective=objective)
     policy = train_sb3.main(settings)
     lines = read_log(out / "log.jsonl")

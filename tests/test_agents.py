@@ -35,6 +35,12 @@ def trained(monkeypatch):
     return settings
 
 
+def test_dreams_without_a_lap_have_no_pace(trained, acrobot_folder, tmp_path):
+    how = {"world_model": acrobot_folder, "runs": tmp_path / "runs", "out": tmp_path / "agents.json"}
+    agents.main(agents.Args(learners=("ppo",), worlds=("dream",), seeds=(0,), **how))
+    assert [(each.env, each.objective.beyond) for each in trained] == [("DreamAcrobot-v0", 1.0)]
+
+
 @pytest.mark.parametrize("doubters", [0, 1])
 def test_each_agent_is_trained_once_in_its_world(trained, doubters, tmp_path):
     make_world_model(doubters=doubters).save(tmp_path / "model")
@@ -46,6 +52,7 @@ def test_each_agent_is_trained_once_in_its_world(trained, doubters, tmp_path):
     assert [(each.env, each.seed) for each in trained] == list(zip(worlds, [0, 0, 3, 3], strict=True))
     assert all(each.minutes == 5.0 for each in trained)
     assert [each.objective.doubt for each in trained[:2]] == [30.0 * doubters, 0.0]
+    assert [each.objective.beyond for each in trained[:2]] == [-0.3, 1.0]
     found = json.loads((tmp_path / "agents.json").read_text())["agents"]
     assert [(each["world"], each["real_frames"]) for each in found[:2]] == [("dream", 3), ("real", 53)]
     assert all(each["real"]["mean"] == 7.0 for each in found)

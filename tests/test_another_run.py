@@ -96,7 +96,7 @@ def test_an_env_of_a_package_is_found_in_each_process_by_the_packages_name(tmp_p
     paths = {"PYTHONPATH": str(tmp_path), "SDL_VIDEODRIVER": "dummy"}
     refused = subprocess.run(command, env=os.environ | paths, capture_output=True, text=True)
     assert "`Mine` doesn't exist" in refused.stderr and "environment variable WM_GYM_PACKAGES" in refused.stderr
-    env = os.environ | paths | {"WM_GYM_PACKAGES": "math,their_envs"}
+    env = os.environ | paths | {"WM_GYM_PACKAGES": "math, their_envs"}
     subprocess.run(command, env=env, check=True, capture_output=True)
     assert [len(Episode.load(path).actions) for path in episode_files(tmp_path / "rollouts")] == [3, 3]
 

@@ -232,7 +232,7 @@ def test_a_controller_of_another_world_model_is_not_pushed_with_it(api, tmp_path
             make_world_model().push_to_hub(to, other)
         with pytest.raises(ValueError, match="discrete=True"):
             make_world_model().push_to_hub(to, choices)
-        with pytest.raises(ValueError, match="learnt on the latents of the world model"):
+        with pytest.raises(ValueError, match=r"cars knows the latents of another world model"):
             make_world_model().push_to_hub(to, Controller.from_pretrained())
     api.create_repo.assert_not_called()
     assert not (tmp_path / "cars").exists()

@@ -278,6 +278,7 @@ def test_what_can_not_be_played_is_one_clear_message(arguments, message, monkeyp
 def test_the_page_of_another_world_model_has_no_bundled_driver(monkeypatch):
     served = Mock()
     monkeypatch.setattr("wm_gym.browser.server.serve", served)
+    monkeypatch.setattr("wm_gym.browser.session.Session", Mock())
     for world_model, policy in (
         (play.Args.world_model, play.Args.policy),
         ("other", play.Args.policy),

@@ -167,7 +167,7 @@ def test_a_policy_drives_with_its_own_world_model_alone(world_model_folder, tmp_
     Controller(config=ControllerConfig(world_model=fingerprint)).save(tmp_path / "own")
     Controller(np.zeros((2, 867)), ControllerConfig(world_model=fingerprint)).save(tmp_path / "population")
     agent = PPO("MlpPolicy", Blank(), n_steps=2, batch_size=2, device="cpu", seed=0)
-    agent.world_model = "another"
+    agent.world_model_fingerprint = "another"
     agent.save(tmp_path / "ppo_another")
     (dream, real), how = env_ids(world_model_folder), {"world_model": world_model_folder, "max_episode_steps": 2}
     raw = gym.make("CarRacing-v3", max_episode_steps=2)
@@ -185,10 +185,20 @@ def test_a_policy_drives_with_its_own_world_model_alone(world_model_folder, tmp_
         for name in ("car_racing", tmp_path / "ppo_another.zip"):
             with pytest.raises(ValueError, match=rf"{name} knows the latents of another world model.*{fingerprint}"):
                 load_policy(name, env)
-        with pytest.raises(ValueError, match="knows the latents of another world model"):
-            rollout(env, Controller.from_pretrained(), [0])
+        for policy in (Controller.from_pretrained(), load_policy(tmp_path / "ppo_another.zip", Blank())):
+            with pytest.raises(ValueError, match="knows the latents of another world model"):
+                rollout(env, policy, [0])
         env.close()
-    assert load_policy(tmp_path / "population", envs[3]).member(1).world_model == fingerprint
+    assert load_policy(tmp_path / "population", envs[3]).member(1).world_model_fingerprint == fingerprint
+
+
+def test_a_planner_may_have_a_world_model_of_its_own():
+    env = gym.make("DreamCarRacing-v0", max_episode_steps=2)
+    for own in (WorldModel.from_pretrained(), "car_racing", "another"):
+        planner = Counter()
+        planner.world_model = own
+        (result,) = rollout(env, planner, [0])
+        assert result.steps == 2
 
 
 def test_a_scripted_driver_needs_the_car_itself():

@@ -33,9 +33,20 @@ def test_evolution_stopped_and_gone_on_with_gives_the_result_of_one_run(world_mo
         mine, its = (Controller.from_pretrained(run / name) for run in (straight, stopped))
         assert np.array_equal(mine.parameters, its.parameters)
         assert not np.array_equal(mine.parameters, first.parameters)
-        assert its.world_model == WorldModel.from_pretrained(world_model_folder).fingerprint
+        assert its.world_model_fingerprint == WorldModel.from_pretrained(world_model_folder).fingerprint
     assert read_log(straight / "log.jsonl") == read_log(stopped / "log.jsonl")
     assert [line["generation"] for line in read_log(stopped / "log.jsonl")] == [1, 2, 3]
+
+
+def test_evolution_does_not_go_on_in_another_world_model(tmp_path):
+    model = make_world_model()
+    model.save(tmp_path / "model")
+    train_controller.main(evolving(str(tmp_path / "model"), tmp_path / "out", generations=1))
+    with torch.no_grad():
+        model.memory.heads.bias += 1
+    model.save(tmp_path / "model")
+    with pytest.raises(ValueError, match="out/controller knows the latents of another world model"):
+        train_controller.main(evolving(str(tmp_path / "model"), tmp_path / "out"))
 
 
 def test_controllers_are_sought_in_the_dreams_asked_for(world_model_folder, tmp_path, monkeypatch):

@@ -198,6 +198,8 @@ def test_epochs_that_decoder_epochs_have_used_up_are_refused(noise, tmp_path):
     train_vae.main(training(train_vae, noise, tmp_path, decoder_epochs=2))
     with pytest.raises(ValueError, match="has 3 epochs, those of the decoder counted: --epochs 2 is too few"):
         train_vae.main(training(train_vae, noise, tmp_path, epochs=2, decoder_epochs=2))
+    with pytest.raises(ValueError, match="--epochs 2 is too few"):
+        train_vae.main(training(train_vae, noise, tmp_path, epochs=2))
 
 
 @pytest.mark.parametrize(
@@ -213,6 +215,12 @@ def test_a_checkpoint_of_other_sizes_or_another_stage_is_refused(stage, model, n
     other.main(training(other, noise, tmp_path / "other"))
     with pytest.raises(RuntimeError, match="Missing key"):
         stage.main(training(stage, noise, tmp_path / "other"))
+
+
+def test_more_starts_than_m_may_be_run_over_are_refused_before_it_trains(noise, tmp_path):
+    with pytest.raises(ValueError, match=r"starts of .* steps are too many to run this memory over"):
+        train_rnn.main(training(train_rnn, noise, tmp_path, starts=10**8))
+    assert not (tmp_path / "log.jsonl").exists()
 
 
 def test_a_checkpoint_of_another_memory_is_refused(noise, tmp_path):

@@ -12,6 +12,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from conftest import make_world_model
 from torch.nn.utils import parameters_to_vector
 
 from training import gradient, hyperparameters, train_sb3
@@ -221,6 +222,19 @@ def test_a_folder_of_another_training_is_refused(small, monkeypatch, world_model
     for changed in ({"algo": "a2c"}, {"env": REAL}, {"seed": 1}, {"temperature": 2.0}):
         with pytest.raises(ValueError, match=f"begun with another .*{next(iter(changed))}"):
             train_sb3.main(training(world_model_folder, tmp_path, **changed))
+
+
+def test_a_training_does_not_go_on_in_another_world_model(small, monkeypatch, tmp_path):
+    monkeypatch.setattr(train_sb3, "film_best", lambda args: None)
+    model = make_world_model()
+    model.save(tmp_path / "model")
+    train_sb3.main(training(str(tmp_path / "model"), tmp_path / "out"))
+    with torch.no_grad():
+        model.memory.heads.bias += 1
+    model.save(tmp_path / "model")
+    monkeypatch.setattr(algorithm("ppo"), "learn", lambda *_, **__: pytest.fail("trained on"))
+    with pytest.raises(ValueError, match=r"ppo\.zip knows the latents of another world model"):
+        train_sb3.main(training(str(tmp_path / "model"), tmp_path / "out", steps=400))
 
 
 def test_the_clock_ends_a_training(small, monkeypatch, world_model_folder, tmp_path):

@@ -65,7 +65,8 @@ class Objective:
     beyond: float = 1.0
     """what counts of pay beyond the pace: 1 is all of it; below 0, a faster car is a worse one"""
     doubt: float = 0.0
-    """price of a step's disagreement between the memory and the world model's doubters, as a dream tells it"""
+    """price of a step's disagreement between the memory and the world model's doubters, or an ensemble's members, as a
+    dream tells it"""
 
     def __post_init__(self) -> None:
         if not self.doubt >= 0:

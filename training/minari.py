@@ -90,7 +90,7 @@ def export_dataset(args: Export) -> minari.MinariDataset:
         FileExistsError: when there is a dataset of this id.
         FileNotFoundError: for a folder without episodes.
         RuntimeError: when an episode's actions do not earn the recorded rewards on this CarRacing-v3.
-        ValueError: for episodes of another env.
+        ValueError: for episodes of another env, or of CarRacing with other arguments.
     """
     paths, folder = episode_files(args.rollouts), get_dataset_path(args.dataset)
     check_car_racing(args.rollouts)
@@ -186,7 +186,8 @@ def import_dataset(args: Import) -> list[Episode]:
 
     Raises:
         FileNotFoundError: when there is no such dataset.
-        ValueError: for an unknown frame version, other actions than CarRacing's, or when nothing can be taken.
+        ValueError: for an unknown frame version, a folder of another env or of CarRacing with other arguments, other
+            actions than CarRacing's, or when nothing can be taken.
     """
     check_version(args.frames)
     check_car_racing(args.out)

@@ -23,8 +23,8 @@ def make_weighed(env_id: str, lanes: int, objective: gradient.Objective, world_m
 
     Raises:
         ValueError: for the real env and an objective that does not count all pay, where tiles come one by one, or that
-            has a price of doubt; for a pace where nothing is counted; or for such a price, and a world model without
-            doubters.
+            has a price of doubt; for a pace where nothing is counted; or for such a price, and a world model that
+            nothing doubts.
     """
     if env_id == env_ids(world_model)[1] and (objective.beyond != 1 or objective.doubt):
         raise ValueError(

@@ -37,6 +37,7 @@ from training.shaping import Tremble, make_weighed
 from training.tracking import track, tracking
 from wm_gym.evaluate import make_lanes, rollout
 from wm_gym.models.controller import Controller, ControllerConfig
+from wm_gym.policies import check_world_model
 from wm_gym.registration import env_ids, task_of
 from wm_gym.world_model import WorldModel
 
@@ -198,7 +199,8 @@ def main(args: Args) -> Path:
     """Evolve until ``args.generations`` and return the folder of the mean controller; each generation is kept.
 
     Raises:
-        ValueError: for an unknown env, gradients through or weighed pay of the real one, or a cluster for dreams.
+        ValueError: for an unknown env, gradients through or weighed pay of the real one, a cluster for dreams, or a
+            folder that was begun with another world model.
     """
     dream, real = env_ids(args.world_model)
     args = replace(settled(args), env=args.env or dream)
@@ -215,7 +217,10 @@ def main(args: Args) -> Path:
         kwargs |= {"device": str(choose_device(args.device, args.tf32))}
     envs = make_weighed(args.env, lanes, args.objective, **kwargs)
     config = ControllerConfig.for_spaces(envs.single_observation_space, envs.single_action_space)
-    config = replace(config, world_model=WorldModel.from_pretrained(args.world_model).fingerprint)
+    model = WorldModel.from_pretrained(args.world_model)
+    config = replace(config, world_model=model.fingerprint)
+    if (args.out / "controller").is_dir():
+        check_world_model(Controller.from_pretrained(args.out / "controller"), model, args.out / "controller")
 
     free = free_weights(args, config)
 

@@ -36,7 +36,7 @@ from wm_gym.models.mdn_rnn import MDNRNNConfig
 from wm_gym.models.memory import Memory, MemoryConfig, State, mixture_nll
 from wm_gym.models.transformer import TransformerConfig
 from wm_gym.reward import RewardConfig
-from wm_gym.starts import Starts
+from wm_gym.starts import Starts, check_run_up
 from wm_gym.tasks import TaskConfig
 from wm_gym.weights import fingerprint
 from wm_gym.world_model import LATENTS, WorldModel, WorldModelConfig
@@ -177,7 +177,8 @@ def main(args: Args) -> Path:
     """Train until ``args.epochs``, write the artifact and return its folder; each finished epoch is kept.
 
     Raises:
-        ValueError: when the latents are not of one V, or of another size than the model's, or for impossible settings.
+        ValueError: when the latents are not of one V, or of another size than the model's, or for impossible settings,
+            more starts than M may be run over among them.
     """
     if min(args.batch, args.chunk, args.starts) < 1 or args.window < 0 or args.held_out < 2:
         raise ValueError(
@@ -199,6 +200,7 @@ def main(args: Args) -> Path:
 
     torch.manual_seed(args.seed)
     memory = make_memory(sizes).to(device)
+    check_run_up(args.starts + min(args.starts, len(trained)), args.window, memory, 0)  # `save` would, too late
     with torch.no_grad():
         memory.heads.bias[..., -1] = RARE
     optimizer = torch.optim.Adam(memory.parameters(), lr=args.learning_rate)

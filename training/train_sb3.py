@@ -41,7 +41,7 @@ from training.seeds import TRAINING_SEEDS, VALIDATION_SEEDS, take
 from training.shaping import Tremble, make_weighed
 from training.tracking import track, track_video, tracking
 from wm_gym.evaluate import EpisodeResult, make_lanes, rollout, summarize
-from wm_gym.policies import load_policy
+from wm_gym.policies import check_world_model, load_policy
 from wm_gym.registration import env_ids, task_of
 from wm_gym.sb3 import SB3VecEnv, algorithm
 from wm_gym.world_model import WorldModel
@@ -226,7 +226,8 @@ def main(args: Args) -> Path:
 
     Raises:
         ValueError: for an unknown algorithm or env, an algorithm for other actions, a tremble on the real one, other
-            settings than the folder was begun with, too many validations or tracks, or a seed beyond training tracks.
+            settings or another world model than the folder was begun with, too many validations or tracks, or a seed
+            beyond training tracks.
         ImportError: when the algorithm's package is not installed.
     """
     (dream, real), task = env_ids(args.world_model), task_of(args.world_model)
@@ -259,10 +260,11 @@ def main(args: Args) -> Path:
     envs: VecEnv = VecMonitor(SB3VecEnv(weighed))
     if "normalize" in found:
         envs = scale_rewards(envs, {"gamma": found.get("gamma", 0.99), **found["normalize"]}, args.out / NORMALIZED)
-    saved = args.out / f"{args.algo}.zip"
+    saved, model = args.out / f"{args.algo}.zip", WorldModel.from_pretrained(args.world_model)
     agent: Any
     if saved.is_file():
         agent = kind.load(saved, envs, device=device)
+        check_world_model(agent, model, saved)
         if isinstance(agent, OffPolicyAlgorithm):
             agent.load_replay_buffer(args.out / "replay_buffer.pkl")
         if args.algo == "ars":  # what it loads is the policy alone
@@ -270,7 +272,7 @@ def main(args: Args) -> Path:
         agent.set_random_seed(int(np.random.default_rng((args.seed, agent.num_timesteps)).choice(first_tracks)))
     else:
         agent = kind(env=envs, seed=args.seed, device=device, **settings)
-        agent.world_model = WorldModel.from_pretrained(args.world_model).fingerprint  # for `wm_gym.load_policy`
+        agent.world_model_fingerprint = model.fingerprint  # for `wm_gym.load_policy`
     agent.set_logger(Logger(None, [Tracked()]))
     course = Course(args, agent, steps)
     if saved.is_file() and (due := course.share(agent.num_timesteps, agent.minutes)) > course.validated:

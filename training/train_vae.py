@@ -44,7 +44,8 @@ class Args:
     """passes over all frames in all, those of the decoder that were made before among them; a folder trained for fewer
     goes on"""
     decoder_epochs: int = 0
-    """passes after these that train the decoder alone, on the means: sharper pictures, and no latent moves"""
+    """passes after these that train the decoder alone, on the means: sharper pictures, and no latent moves (but V is
+    another one by its fingerprint, and what was trained with it before is refused beside it)"""
     batch: int = 256
     """frames a step"""
     learning_rate: float = 1e-3
@@ -135,7 +136,8 @@ def main(args: Args) -> Path:
     """Train V, then its decoder alone, and return the checkpoint's path; each finished epoch is kept.
 
     Raises:
-        ValueError: for fewer epochs than a folder has, decoder epochs among them, and more of these to come.
+        ValueError: for other epochs than a folder was trained for, but fewer than it has, the decoder's counted, where
+            any are asked for.
     """
     device = choose_device(args.device, args.tf32)
     bfloat16 = multiplies_bfloat16(device) if args.bfloat16 == "auto" else args.bfloat16 == "yes"
@@ -157,7 +159,8 @@ def main(args: Args) -> Path:
     row_weight = torch.ones(INPUT_SIZE, device=device)
     row_weight[gauge_rows(args.frames)] = args.gauge_weight
     total = args.epochs + args.decoder_epochs
-    if checkpoint is not None and args.epochs < done < total and args.epochs != checkpoint.get("epochs", args.epochs):
+    before = args.epochs if checkpoint is None else checkpoint.get("epochs", args.epochs)
+    if args.epochs != before and args.epochs < done and (args.epochs > before or done < total):
         raise ValueError(f"{path} has {done} epochs, those of the decoder counted: --epochs {args.epochs} is too few")
     first, last = segment(checkpoint, args.epochs)
     for epoch in range(done, total):

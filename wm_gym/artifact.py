@@ -252,13 +252,13 @@ def write_folder(folder: Path, kind: str, config: Mapping[str, Any], files: Mapp
     """Write a whole artifact to a temporary folder, then put it in the place of ``folder``.
 
     Args:
-        folder: where it goes; an artifact that is there already is replaced.
+        folder: where it goes; an artifact of this kind that is there already is replaced.
         kind: "world_model" or "controller".
         config: JSON-able content of ``config.json``.
         files: file name -> arrays.
 
     Raises:
-        FileExistsError: when ``folder`` holds anything but an artifact, or is the current directory.
+        FileExistsError: when ``folder`` holds anything but an artifact of this kind, or is the current directory.
         ValueError: for what would be refused when it is read again; nothing has been written then.
     """
     description = {"kind": kind, "format_version": FORMAT_VERSION, **config}

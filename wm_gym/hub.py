@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from wm_gym import artifact
 from wm_gym.artifact import ArtifactError
 from wm_gym.card import card
+from wm_gym.policies import check_world_model
 
 if TYPE_CHECKING:
     from wm_gym.models.controller import Controller
@@ -108,11 +109,8 @@ def push(
             f"{controller.config.actions}, but [z, h] of the world model has {model.config.observation_size} and its "
             f"task {model.config.task.actions}"
         )
-    if controller is not None and controller.world_model not in ("", model.fingerprint):
-        raise ValueError(
-            f"{to}: the controller learnt on the latents of the world model {controller.world_model}, and this one is "
-            f"{model.fingerprint}"
-        )
+    if controller is not None:
+        check_world_model(controller, model, f"for {to}")
     if not is_remote(to):
         if not isinstance(to, Path) and not Path(to).is_dir():
             raise ValueError(f"{to}: expected a repository's user/name, or a folder, as a Path if it is new")

@@ -9,7 +9,8 @@ For example:
 from __future__ import annotations
 
 import os
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -148,6 +149,15 @@ def check(args: Args, render_mode: str) -> None:
             )
 
 
+@contextmanager
+def one_message() -> Iterator[None]:
+    """Exit with the message of what can't be loaded."""
+    try:
+        yield
+    except (ValueError, TypeError, FileNotFoundError) as error:
+        raise SystemExit(str(error)) from error
+
+
 def browse(args: Args) -> None:
     """Serve the page until Ctrl-C; beside --policy, the drivers that fit the world model can be chosen there."""
     from wm_gym.browser.server import serve
@@ -156,7 +166,10 @@ def browse(args: Args) -> None:
     policies = list(dict.fromkeys((args.policy, Args.policy, "scripted", "random")))
     if args.world_model != Args.world_model:
         policies.remove(Args.policy)  # it reads the latents of its own V
-    serve(partial(Session, args.world_model, policies, args.seed), args.port)
+    new_session = partial(Session, args.world_model, policies, args.seed)
+    with one_message():
+        new_session().close()
+    serve(new_session, args.port)
 
 
 def main(args: Args) -> None:
@@ -169,15 +182,13 @@ def main(args: Args) -> None:
     render_mode = args.render_mode or ("human" if windowed else "rgb_array")
     check(args, render_mode)
     torch.set_num_threads(1)  # single frames are too small to share, and a window must not wait for a busy core
-    try:
-        if args.browser:
-            browse(args)
-            return
+    if args.browser:
+        browse(args)
+        return
+    with one_message():
         kwargs: dict[str, Any] = {"world_model": args.world_model, "max_episode_steps": args.max_steps or None}
         env = gym.make(args.env, render_mode=render_mode, **kwargs)
         policy = Keyboard(env.observation_space) if args.hands else wm_gym.load_policy(args.policy, env, args.seed)
-    except (ValueError, TypeError, FileNotFoundError) as error:
-        raise SystemExit(str(error)) from error
     recording = Video(args.video, env.metadata["render_fps"], "veryfast") if args.video else nullcontext()
     with recording as video, Screen(env, video) as screen:
         for episode in wm_gym.rollout(screen, policy, range(args.seed, args.seed + args.episodes)):

@@ -125,6 +125,7 @@ class RescaledPolicy:
 
     def __init__(self, policy: Policy, action_space: gym.spaces.Box) -> None:
         self.policy, self.space = policy, action_space
+        self.world_model_fingerprint = getattr(policy, "world_model_fingerprint", "")
 
     def predict(
         self,
@@ -166,8 +167,8 @@ def fit(policy: Any, env: gym.Env | VectorEnv, name: str | Path = "given") -> Po
     """Return a policy for an env: an agent of Stable-Baselines3 that acts from -1 to 1 is mapped.
 
     Args:
-        policy: a controller or an agent, which tell their spaces and may tell their world model; any other is taken
-            as it is.
+        policy: a controller or an agent, which tell their spaces and may tell their world model by an attribute
+            ``world_model_fingerprint``; any other is taken as it is.
         env: single or vectorised.
         name: of the policy, for messages.
 
@@ -175,13 +176,19 @@ def fit(policy: Any, env: gym.Env | VectorEnv, name: str | Path = "given") -> Po
         ValueError: when it was made for other spaces or another world model, or learnt from normalised observations.
     """
     fitting = _fit_spaces(policy, *spaces(env), name)
-    known = getattr(policy, "world_model", "")
-    if known and (model := world_model_of(env)) is not None and known != model.fingerprint:
+    if getattr(policy, "world_model_fingerprint", "") and (model := world_model_of(env)) is not None:
+        check_world_model(policy, model, name)
+    return fitting
+
+
+def check_world_model(policy: Any, model: WorldModel, name: str | Path) -> None:
+    """Raise ValueError for a policy that learnt on the latents of another world model, if it tells of which."""
+    known = getattr(policy, "world_model_fingerprint", "")
+    if known and known != model.fingerprint:
         raise ValueError(
-            f"the policy {name} knows the latents of another world model ({known}) than the env shows "
+            f"the policy {name} knows the latents of another world model ({known}) than of this one "
             f"({model.fingerprint}): give a policy that learnt on these, or its own world model"
         )
-    return fitting
 
 
 def _fit_spaces(policy: Any, observation_space: gym.Space, action_space: gym.Space, name: str | Path) -> Policy:

@@ -176,7 +176,7 @@ def spec_of(env: str) -> EnvSpec:
         ImportError: for a package that is not there.
     """
     if env not in gym.registry:
-        for package in filter(None, os.environ.get(PACKAGES, "").split(",")):
+        for package in filter(None, map(str.strip, os.environ.get(PACKAGES, "").split(","))):
             import_module(package)
     try:
         return gym.spec(env)

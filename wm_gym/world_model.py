@@ -151,7 +151,7 @@ class WorldModel:
 
     @property
     def fingerprint(self) -> str:
-        """A short hash of V and M: it tells whose latents an agent knows."""
+        """A short hash of all weights of V and M: it tells whose latents an agent knows."""
         return fingerprint(self.vae, self.memory)
 
     def to(self, device: str | torch.device) -> WorldModel:

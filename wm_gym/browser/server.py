@@ -176,13 +176,12 @@ def serve(new_session: Callable[[], Session], port: int = 0) -> None:
     """Serve the page on 127.0.0.1 until Ctrl-C, and open it where there is a display.
 
     Args:
-        new_session: see `create_app`; called once before, so that what can't be loaded is said at once.
+        new_session: see `create_app`.
         port: 0 for a free one.
 
     Raises:
         SystemExit: when the port can't be had.
     """
-    new_session().close()
     try:
         listener = socket.create_server(("127.0.0.1", port))
     except OSError as error:

@@ -119,7 +119,7 @@ class Controller:
         return np.clip(self.scale * np.tanh(action), self.low, self.high), state
 
     @property
-    def world_model(self) -> str:
+    def world_model_fingerprint(self) -> str:
         """Fingerprint of the world model whose [z, h] it knows, or ""."""
         return self.config.world_model
 
