@@ -204,7 +204,8 @@ def page(content: dict[str, Any]) -> Figure:
         axis.set(xlabel="real score", ylabel=f"{kind} score", xlim=(real.min() - 30, real.max() + 30))
     scatter.set(title=f"{len(lines)} policies, {content['tracks']} seeds each")
     scatter.legend(fontsize="x-small")
-    wary.set(title="hot dreams that charge for doubt")
+    if wary.axison:
+        wary.set(title="hot dreams that charge for doubt")
     gaps.axhline(0, color="grey", lw=1)
     gaps.set(xlabel="policy, in the order given", ylabel="dream − real", title="how much too kind the dream is")
     horizons = content["open_loop"]["horizons"]
