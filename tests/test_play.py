@@ -275,6 +275,13 @@ def test_what_can_not_be_played_is_one_clear_message(arguments, message, monkeyp
     pygame.display.quit()
 
 
+@pytest.mark.parametrize("env_id", ["LatentCarRacing-v0", "DreamCarRacing-v0"])
+def test_the_bundled_controller_does_not_drive_another_world_model(env_id, world_model_folder, tmp_path):
+    with pytest.raises(SystemExit, match="car_racing knows the latents of another world model"):
+        play.main(play.Args(env_id, world_model=world_model_folder, video=tmp_path / "out.mp4"))
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_page_of_another_world_model_has_no_bundled_driver(monkeypatch):
     served = Mock()
     monkeypatch.setattr("wm_gym.browser.server.serve", served)

@@ -17,7 +17,6 @@ from wm_gym.models.controller import Controller, ControllerConfig
 from wm_gym.world_model import WorldModel
 
 SMOKE = PRESETS["smoke"]
-WHOLE = replace(SMOKE.vae, frames="whole")
 
 
 @pytest.fixture
@@ -152,47 +151,6 @@ def test_a_run_that_is_not_over_is_not_bundled(run):
         bundle.main(bundle.Args(run=run))
 
 
-@pytest.mark.parametrize(
-    "changed", [{"rounds": 26}, {"candidates": 0}, {"candidates": 5, "sought": 5}, {"candidates": 3, "sought": 2}]
-)
-def test_a_run_chooses_among_few_candidates_that_drive(changed, tmp_path):
-    with pytest.raises(
-        ValueError, match=r"at most 50 candidates.*--rounds \d+ --sought . --candidates . --own-episodes 4"
-    ):
-        loop.main(replace(SMOKE, run=tmp_path, **changed))
-
-
-@pytest.mark.parametrize("changed", [{"rounds": 0}, {"finalists": 0}])
-def test_a_run_needs_a_round_and_a_finalist(changed, tmp_path):
-    with pytest.raises(ValueError, match=r"--rounds . --finalists ."):
-        loop.main(replace(SMOKE, run=tmp_path, **changed))
-
-
-@pytest.mark.parametrize(
-    ("changed", "message"),
-    [
-        ({"env": "Acrobot-v1"}, "in a mirror, not Acrobot-v1.*--no-mirror"),
-        ({"env_kwargs": '{"continuous": false}'}, "in a mirror, not CarRacing-v3.*--no-mirror"),
-        ({"env_kwargs": "{bad"}, "--env-kwargs must be a JSON object, got '{bad'"),
-        ({"env_kwargs": "[1]"}, r"--env-kwargs must be a JSON object, got '\[1\]'"),
-        ({"env": "Acrobot-v1", "mirror": False}, 'need --frames "whole" \\(of a loop --vae.frames\\)'),
-        ({"env": "Acrobot-v1", "mirror": False, "vae": WHOLE}, "Acrobot-v1 needs --scripted-episodes 0"),
-        (
-            {"env": "Acrobot-v1", "mirror": False, "vae": WHOLE, "scripted_episodes": 0},
-            "to have patience for: Acrobot-v1 needs --own-patience 0",
-        ),
-        (
-            {"env": "Acrobot-v1", "mirror": False, "vae": WHOLE, "scripted_episodes": 0, "own_patience": 0},
-            r"Acrobot-v1: use --controller\.gradient\.steps 0 --refined 0",
-        ),
-    ],
-)
-def test_a_run_without_a_mirror_patience_or_gradients_is_refused_before_it_begins(changed, message, tmp_path):
-    with pytest.raises(ValueError, match=message):
-        loop.main(replace(SMOKE, run=tmp_path / "run", **changed))
-    assert not (tmp_path / "run").exists()
-
-
 def test_the_drives_of_a_round_are_known_by_who_drove(tmp_path):
     zeros = {"rewards": np.zeros(1, np.float32), "counts": np.zeros(1, np.int16), "goal": 300}
     for seed, policy in enumerate(("scripted", "runs/a/rounds/000/population", "elsewhere/rounds/001/population")):
@@ -312,14 +270,3 @@ def test_the_refined_go_on_gently_from_the_best_so_far_and_all_of_them_drive(run
     begun.clear()
     loop.find_candidates(args, 0)  # there is none so far
     assert [parent for parent, *_ in begun] == [None] * 24
-
-
-@pytest.mark.parametrize("memories", [0, 5])
-def test_a_run_has_as_many_memories_as_a_world_model_takes(tmp_path, memories):
-    with pytest.raises(ValueError, match=f"1 to 4 memories, got .*--memories {memories}"):
-        loop.main(replace(SMOKE, run=tmp_path, memories=memories))
-
-
-def test_a_lone_memory_is_not_doubted(tmp_path):
-    with pytest.raises(ValueError, match="no one to doubt it"):
-        loop.main(replace(SMOKE, run=tmp_path, memories=1))
